@@ -1,0 +1,34 @@
+# Settings pass through: make run API_PORT=8100 SIMULATED_ROWS=200000
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: help run test data lab check clean lock
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+run:  ## data, pipeline, champion, API, app and MLflow page; Ctrl-C ends them all
+	@scripts/environment run
+	@exec mlops-fraud run
+
+test:  ## every test (ARGS go to pytest: make test ARGS="-k replay")
+	@scripts/environment test
+	@CHROMIUM=$$(scripts/browser) && export CHROMIUM && nbdev-test --timing --path nbs && exec pytest -q $(ARGS)
+
+data:  ## take data/raw/, or simulate a data set if it holds none, and ingest it
+	@scripts/environment run
+	@exec mlops-fraud data
+
+lab:  ## JupyterLab on the notebooks
+	@scripts/environment lab
+	@exec jupyter lab --notebook-dir nbs
+
+check:  ## what CI checks beside the tests: lint, format, types, notebooks and package agree
+	@scripts/environment test
+	@scripts/check
+
+lock:  ## resolve pyproject.toml into requirements/ (ARGS=--upgrade for newer versions)
+	@scripts/lock $(ARGS)
+
+clean:  ## remove .venv and caches; data, models and reports stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
