@@ -16,7 +16,8 @@ test:  ## every test (ARGS go to pytest: make test ARGS="-k replay")
 
 data:  ## take data/raw/, or simulate a data set if it holds none, and ingest it
 	@scripts/environment run
-	@exec mlops-fraud data
+	@mlops-fraud data
+	@exec dvc repro ingest
 
 lab:  ## JupyterLab on the notebooks
 	@scripts/environment lab

@@ -29,12 +29,14 @@ def in_words(value: float, unit: str) -> str:
             return _plural(value, "transaction")
         case "times":
             return f"{value:.3g} times"
+        case "yes/no":
+            return "yes" if value else "no"
     return f"{value:g}"
 
 
 def _plural(value: float, noun: str) -> str:
     "A number and its noun; about, where it is no whole number."
-    if value < 1:
+    if 0 < value < 1:
         return f"less than one {noun}"
     rounded = round(value)
     number = f"{rounded:,} {noun}{'s' if rounded != 1 else ''}"

@@ -50,6 +50,8 @@ class Feature(NamedTuple):
     def name(self) -> str:
         "Built from the declaration, so that it cannot disagree with it."
         of = "" if self.of == ANY else "_".join(self.of).lower()
+        if self.entity == "event":
+            return "_".join(part for part in (self.entity, self.statistic, of) if part)
         window = {EVER: "", THIS_STEP: "this_step"}.get(self.window, f"{self.window:g}h")
         return "_".join(part for part in (self.entity, of, self.statistic, window) if part)
 

@@ -27,6 +27,6 @@ def waterfall(told: Explanation, n_shown: int = 10) -> Figure:
     )
     plt.figure()
     axes = shap.plots.waterfall(picture, max_display=n_shown, show=False)
-    axes.set_xlabel("log-odds of fraud")
+    axes.figure.axes[0].set_xlabel("log-odds of fraud")
     plt.close(axes.figure)
     return axes.figure

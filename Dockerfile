@@ -1,0 +1,26 @@
+# The API alone: docker build -t mlops-fraud . && docker run -p 8000:8000 -v "$PWD/models:/app/models" mlops-fraud
+# A registry elsewhere: -e MLFLOW_TRACKING_URI=http://mlflow:5000
+
+FROM python:3.12-slim-bookworm AS packages
+# The base image's certificates, so that a company's own, added there, is trusted too.
+ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt
+COPY requirements/serve.txt /requirements/
+RUN python -m venv /venv \
+    && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /requirements/serve.txt \
+    && /venv/bin/pip uninstall --yes --quiet pip
+
+FROM python:3.12-slim-bookworm
+RUN useradd --create-home --uid 1000 fraud && mkdir -p /app/data /app/models && chown -R fraud /app
+COPY --from=packages /venv /venv
+COPY settings.ini /app/
+COPY mlops_fraud /app/mlops_fraud
+WORKDIR /app
+ENV PATH=/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    NUMBA_CACHE_DIR=/home/fraud/numba \
+    MLFLOW_DISABLE_TELEMETRY=true
+USER fraud
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
+CMD ["uvicorn", "mlops_fraud.deployment.api:app", "--host", "0.0.0.0", "--port", "8000"]

@@ -1,0 +1,103 @@
+"""What several tests share: a trained model in a registry of its own, and a running service."""
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+import pytest
+
+from mlops_fraud import registry
+from mlops_fraud.data.ingest import ingest
+from mlops_fraud.data.simulator import simulated
+from mlops_fraud.decisions import Costs
+from mlops_fraud.deployment.local import Server, running
+from mlops_fraud.preprocessing import preprocess, read_rows
+from mlops_fraud.settings import Settings, project_root, read_settings
+from mlops_fraud.training.train import train
+
+ROOT = project_root()
+KAGGLE = ROOT / "tests/data/kaggle_head.csv"
+
+
+class Project(NamedTuple):
+    "A folder with events, rows, state and a registered champion."
+
+    folder: Path
+    events: pl.DataFrame
+    rows: Path
+    state: Path
+    settings: Settings
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        "The settings as environment variables, with `changes`."
+        own = {"MLFLOW_TRACKING_URI": self.settings.tracking_uri, "LEDGER": str(self.folder / "ledger.sqlite"), "STATE_SNAPSHOT": ""}
+        return {**own, **changes}
+
+
+def make_project(folder: Path, events: pl.DataFrame) -> Project:
+    "Train a small model on `events` and make it the champion of a registry in `folder`."
+    source = folder / "events.parquet"
+    events.write_parquet(source)
+    rows, state = folder / "rows.parquet", folder / "state.npz"
+    preprocess(source, rows, state)
+    validation = read_rows(rows, "validation")
+    model = train({"max_depth": 5}, read_rows(rows, "train"), validation, Costs(2_000.0, 20_000.0), max_trees=40, genuine_rows=50_000, seed=7)
+    chosen = read_settings(mlflow_tracking_uri=f"sqlite:///{folder}/mlflow.db", ledger=str(folder / "ledger.sqlite"))
+    registry.promote(registry.register(model, validation.x[:5], {}, chosen), chosen)
+    return Project(folder, events, rows, state, chosen)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    "Simulated transactions and their champion."
+    return make_project(tmp_path_factory.mktemp("simulated"), simulated(40_000, seed=7))
+
+
+@pytest.fixture(scope="session")
+def kaggle_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    "The first 10,000 real transactions and their champion."
+    folder = tmp_path_factory.mktemp("kaggle")
+    ingest(KAGGLE, folder / "ingested.parquet", folder / "refused.csv")
+    return make_project(folder, pl.read_parquet(folder / "ingested.parquet"))
+
+
+def free_port() -> int:
+    "A port that nothing listens on."
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def serving(environment: dict[str, str], logs: Path) -> Iterator[tuple[str, int]]:
+    "The API as a process of its own: its address and process id."
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "mlops_fraud.deployment.api:app", "--port", str(port), "--log-level", "warning"]
+    server = Server("API", ["env", *(f"{name}={value}" for name, value in environment.items()), *command], f"http://127.0.0.1:{port}", "/healthz")
+    with running([server], logs, ROOT) as processes:
+        yield server.url, processes["API"].pid
+
+
+Serve = Callable[..., AbstractContextManager[tuple[str, int]]]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Serve:
+    "Start the API of a project with a log of its own: `with serve(project) as (url, pid)`."
+
+    def start(project: Project, **changes: str) -> AbstractContextManager[tuple[str, int]]:
+        changes = {"LEDGER": str(tmp_path / "ledger.sqlite"), **changes}
+        return serving(project.environment(**changes), tmp_path / "logs")
+
+    return start
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_mlflow() -> None:
+    "No telemetry from tests."
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

@@ -1,0 +1,106 @@
+"""Each declared feature against something slower and obvious that shares no code with the kernel."""
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mlops_fraud.data.simulator import simulated
+from mlops_fraud.features import AMOUNT_CAP, EVER, FEATURES, NAMES, THIS_STEP, Feature
+from mlops_fraud.state import OutOfOrder, State
+
+N = 1_500
+
+
+@pytest.fixture(scope="module")
+def events() -> pl.DataFrame:
+    "A busy little world: few recipients and few amounts, so that every memory is used."
+    rng = np.random.default_rng(7)
+    base = simulated(N, seed=3).with_columns(step=pl.Series(np.sort(rng.integers(1, 60, N))).cast(pl.Int32))
+    return base.with_columns(
+        nameDest=pl.Series([f"C{i}" for i in rng.integers(0, 40, N)]),
+        amount=pl.Series(rng.choice([0.0, 10.5, 181.0, 9e6, 123_456.78], N)),
+        type=pl.Series(rng.choice(["CASH_IN", "CASH_OUT", "DEBIT", "PAYMENT", "TRANSFER"], N)),
+    )
+
+
+def naive(feature: Feature, past: list[dict], now: dict) -> float:
+    "The feature of `now`, by looking through all of its past."
+    if feature.entity == "event":
+        return {"amount": min(now["amount"], AMOUNT_CAP), "hour_of_day": now["step"] % 24, "is": float(now["type"] in feature.of)}[feature.statistic]
+    same = {"recipient": lambda e: e["nameDest"] == now["nameDest"], "amount": lambda e: e["amount"] == now["amount"], "traffic": lambda e: True}
+    seen = [e for e in past if same[feature.entity](e) and e["type"] in feature.of]
+
+    def weight(event: dict) -> float:
+        age = now["step"] - event["step"]
+        if feature.window == THIS_STEP:
+            return float(age == 0)
+        return 1.0 if feature.window == EVER else 0.5 ** (age / feature.window)
+
+    count, total = sum(map(weight, seen)), sum(weight(e) * e["amount"] for e in seen)
+    match feature.statistic:
+        case "count":
+            return count
+        case "sum":
+            return total
+        case "ratio_to_mean":
+            return now["amount"] / (total / count) if total else math.nan
+        case "hours_since_last":
+            return now["step"] - seen[-1]["step"] if seen else math.nan
+        case "hours_since_first":
+            return now["step"] - seen[0]["step"] if seen else math.nan
+    raise AssertionError(f"no oracle for {feature.statistic}")
+
+
+@pytest.fixture(scope="module")
+def rows(events: pl.DataFrame) -> np.ndarray:
+    return State().fold(events)
+
+
+@pytest.mark.parametrize("feature", FEATURES, ids=NAMES)
+def test_the_kernel_says_what_looking_through_the_past_says(feature: Feature, events: pl.DataFrame, rows: np.ndarray) -> None:
+    history = events.to_dicts()
+    expected = [naive(feature, history[:i], history[i]) for i in range(N)]
+    np.testing.assert_allclose(rows[:, FEATURES.index(feature)], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("feature", FEATURES, ids=NAMES)
+def test_nothing_later_changes_a_feature(feature: Feature, events: pl.DataFrame, rows: np.ndarray) -> None:
+    column = FEATURES.index(feature)
+    for cut in (1, 500, 1_234):
+        np.testing.assert_array_equal(State().fold(events[:cut])[:, column], rows[:cut, column])
+
+
+@pytest.mark.parametrize("feature", FEATURES, ids=NAMES)
+def test_every_feature_varies(feature: Feature, rows: np.ndarray) -> None:
+    assert len(np.unique(rows[:, FEATURES.index(feature)])) > 1
+
+
+def test_blocks_of_any_size_give_the_same_rows(events: pl.DataFrame, rows: np.ndarray) -> None:
+    state = State()
+    cuts = [0, 1, 2, 700, 701, N]
+    parts = [state.fold(events[a:b]) for a, b in zip(cuts, cuts[1:])]
+    np.testing.assert_array_equal(np.concatenate(parts), rows)
+
+
+def test_folding_leaves_the_events_as_they_were(events: pl.DataFrame) -> None:
+    before = events.clone()
+    State().fold(events)
+    assert events.equals(before)
+
+
+def test_the_memory_grows_with_entities_not_with_events(events: pl.DataFrame) -> None:
+    state = State()
+    for _ in range(5):
+        state.fold(events.with_columns(step=pl.lit(99, pl.Int32)))
+    assert state.memory.size[0] == 40 + 5 + 1  # recipients, amounts that were transferred, the traffic
+
+
+def test_an_event_out_of_order_changes_nothing(events: pl.DataFrame) -> None:
+    state = State()
+    state.fold(events[:100])
+    before = state.memory.rows[: state.memory.size[0]].copy()
+    with pytest.raises(OutOfOrder, match="is before step"):
+        state.fold(events[:1].with_columns(step=pl.lit(0, pl.Int32)))
+    np.testing.assert_array_equal(state.memory.rows[: state.memory.size[0]], before)

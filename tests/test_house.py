@@ -1,0 +1,71 @@
+"""The plan of the house: which room may lean on which."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from mlops_fraud.schemas import NEVER_READ
+
+NUMBERED = sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
+
+
+def exported_module(notebook: Path) -> str | None:
+    "The module that `notebook` exports, as `data/ingest`."
+    found = re.search(r"#\| default_exp ([\w.]+)", notebook.read_text())
+    return found[1].replace(".", "/") if found else None
+
+
+MODULES = {module: notebook for notebook in NUMBERED if (module := exported_module(notebook))}
+
+
+def imported_modules(path: Path) -> set[str]:
+    "Modules of the package that the file at `path` imports."
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mlops_fraud":
+            whole = (node.module or "").removeprefix("mlops_fraud").lstrip(".").replace(".", "/")
+            found |= {whole} if whole in MODULES else {f"{whole}/{name.name}".lstrip("/") for name in node.names}
+    return found
+
+
+def test_every_module_comes_from_one_notebook() -> None:
+    files = {str(path.relative_to(ROOT / "mlops_fraud").with_suffix("")) for path in (ROOT / "mlops_fraud").rglob("*.py")}
+    assert {name for name in files if not name.split("/")[-1].startswith("_")} == set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_lower_numbers(module: str) -> None:
+    for other in imported_modules(ROOT / f"mlops_fraud/{module}.py"):
+        assert MODULES[other].name < MODULES[module].name, f"{module} imports {other}, which comes later"
+
+
+def test_numbers_are_unique() -> None:
+    numbers = [notebook.name[:2] for notebook in NUMBERED]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_no_module_is_an_attic() -> None:
+    assert not {"utils", "util", "helpers", "common", "misc"} & {module.split("/")[-1] for module in MODULES}
+
+
+def test_the_app_only_frames_the_package() -> None:
+    for page in (ROOT / "streamlit_app").rglob("*.py"):
+        imports = {alias.name for node in ast.walk(ast.parse(page.read_text())) if isinstance(node, ast.Import) for alias in node.names}
+        assert not imports & {"xgboost", "sklearn", "numpy", "mlflow"}, f"{page.name} computes what the package should"
+
+
+@pytest.mark.parametrize("module", ["features", "state", "preprocessing", "scoring", "explain", "model"])
+def test_what_must_never_be_read_is_not_even_named(module: str) -> None:
+    names = {node.value for node in ast.walk(ast.parse((ROOT / f"mlops_fraud/{module}.py").read_text())) if isinstance(node, ast.Constant)}
+    allowed = {"isFraud"} if module == "preprocessing" else set()
+    assert not names & (set(NEVER_READ) - allowed)
+
+
+def test_notebooks_say_why_they_exist() -> None:
+    for notebook in NUMBERED:
+        first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
+        assert re.match(r"# .+\n\n> .+", first), f"{notebook.name} does not open with a title and one sentence"
