@@ -292,6 +292,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_fraud.schemas.TransactionRequest.drop_what_is_never_read': ( 'schemas.html#transactionrequest.drop_what_is_never_read',
                                                                                                          'mlops_fraud/schemas.py'),
                                      'mlops_fraud.schemas._checks': ('schemas.html#_checks', 'mlops_fraud/schemas.py'),
+                                     'mlops_fraud.schemas._whole_cents': ('schemas.html#_whole_cents', 'mlops_fraud/schemas.py'),
                                      'mlops_fraud.schemas.at_most_two_decimals': ( 'schemas.html#at_most_two_decimals',
                                                                                    'mlops_fraud/schemas.py'),
                                      'mlops_fraud.schemas.complaint': ('schemas.html#complaint', 'mlops_fraud/schemas.py'),

@@ -10,7 +10,6 @@ __all__ = ['MENDABLE', 'app', 'Progress', 'main', 'run', 'stage', 'simulate', 'i
 import signal
 import sys
 from collections.abc import Iterator
-
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 import typer
 from tqdm.auto import tqdm
 
+from . import registry
 from .data.ingest import UnreadableFile, ingest, read_blocks, validate
 from .data.simulator import write_simulation
 from .deployment import local
@@ -26,15 +26,26 @@ from .deployment.local import CannotRun
 from .deployment.replay import ReplayError, replay_summary
 from .model import UnusableModel
 from .promotion import NotJudged, promote_candidate
-from . import registry
 from .registry import NoModel
 from .scoring import score_blocks
 from .settings import SettingsError, project_root, settings
 from .stages import StageError, run_stage
 from .state import OutOfOrder, State, StateMismatch
 
-# %% ../nbs/80_cli.ipynb #678e304c
-MENDABLE = (CannotRun, NoModel, NotJudged, OSError, OutOfOrder, ReplayError, SettingsError, StageError, StateMismatch, UnreadableFile, UnusableModel)
+# %% ../nbs/80_cli.ipynb #26e92129
+MENDABLE = (
+    CannotRun,
+    NoModel,
+    NotJudged,
+    OSError,
+    OutOfOrder,
+    ReplayError,
+    SettingsError,
+    StageError,
+    StateMismatch,
+    UnreadableFile,
+    UnusableModel,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Fraud detection for mobile money.")
 
@@ -120,7 +131,9 @@ def _valid_blocks(source: Path) -> Iterator[pl.DataFrame]:
     for raw in read_blocks(source):
         valid, refused = validate(raw)
         if refused.height:
-            raise UnreadableFile(f"line {refused['line'][0]}: {refused['reason'][0]}; set such rows aside with: mlops-fraud ingest {source}")
+            raise UnreadableFile(
+                f"line {refused['line'][0]}: {refused['reason'][0]}; set such rows aside with: mlops-fraud ingest {source}"
+            )
         yield valid
 
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-import polars as pl
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, brier_score_loss, precision_recall_curve
 
@@ -79,7 +78,11 @@ def scores(rows: Rows, probability: np.ndarray, n_resamples: int, seed: int) -> 
     "Scores overall, live and busy, for all events and for each of the two types that can be fraud."
     found = []
     for traffic, mask in traffic_masks(rows).items():
-        for leg, of_leg in {"all": mask, "TRANSFER": mask & (rows.type == "TRANSFER"), "CASH_OUT": mask & (rows.type == "CASH_OUT")}.items():
+        for leg, of_leg in {
+            "all": mask,
+            "TRANSFER": mask & (rows.type == "TRANSFER"),
+            "CASH_OUT": mask & (rows.type == "CASH_OUT"),
+        }.items():
             found.append(score(f"{traffic}, {leg}", rows, probability, of_leg, n_resamples, seed))
     return [s for s in found if s]
 
@@ -143,7 +146,11 @@ def summary(rows: Rows, probability: np.ndarray, table: list[Score], thresholds:
     found |= {f"average_precision_{s.slice.replace(', ', '_').lower()}": s.average_precision for s in table}
     found["lift"] = found["average_precision_overall_all"] / prevalence
     for share in BUDGETS:
-        found |= {f"{name}_at_{share:.1%}_alerts".replace("%", "_percent"): v for name, v in at_budget(rows, probability, share).items() if name != "alerts"}
+        found |= {
+            f"{name}_at_{share:.1%}_alerts".replace("%", "_percent"): v
+            for name, v in at_budget(rows, probability, share).items()
+            if name != "alerts"
+        }
     return found | economics(rows, probability, thresholds, costs)
 
 # %% ../nbs/40_evaluation.ipynb #9746273e
@@ -179,19 +186,36 @@ def report(metrics: dict[str, float], table: list[Score], outcome: Gate, thresho
     head = f"# Evaluation\n\nThe last {metrics['events']:,} events, {metrics['frauds']:,} of them fraud ({metrics['prevalence']:.2%}), never seen in training.\n"
     if metrics["frauds"] < FEW:
         head += f"\n> **So few frauds make no trustworthy figures.** With {metrics['frauds']} of them, chance alone moves every number below; read the intervals, not the points.\n"
-    lines = [f"| {s.slice} | {s.events:,} | {s.frauds:,} | {s.prevalence:.2%} | {s.average_precision:.3f} | {s.low:.3f}-{s.high:.3f} |" for s in table]
-    scored = "\n## Average precision\n\n| slice | events | frauds | share of fraud | AP | 95 % interval |\n| --- | --- | --- | --- | --- | --- |\n" + "\n".join(lines) + "\n"
+    lines = [
+        f"| {s.slice} | {s.events:,} | {s.frauds:,} | {s.prevalence:.2%} | {s.average_precision:.3f} | {s.low:.3f}-{s.high:.3f} |"
+        for s in table
+    ]
+    scored = (
+        "\n## Average precision\n\n| slice | events | frauds | share of fraud | AP | 95 % interval |\n| --- | --- | --- | --- | --- | --- |\n"
+        + "\n".join(lines)
+        + "\n"
+    )
     alone = 1 - next((s.frauds for s in table if s.slice == "live, all"), 0) / max(metrics["frauds"], 1)
     scored += f"\n{alone:.0%} of these frauds stand in hours without a single genuine event: PaySim's traffic sleeps, its fraud does not. No payment system offers that, so *live* and *busy* are the figures to plan with.\n"
-    money = f"\n## Money\n\nReview from a probability of {thresholds.review:.4f}, block from {thresholds.block:.4f} (chosen on validation). "
+    money = (
+        f"\n## Money\n\nReview from a probability of {thresholds.review:.4f}, block from {thresholds.block:.4f} (chosen on validation). "
+    )
     money += f"{metrics['money_stopped']:.1%} of the {metrics['fraud_money']:,.0f} in fraud is stopped, with {metrics['alerts']:,.0f} alerts, {metrics['false_alerts']:,.0f} of them false. "
     money += f"Cost: {metrics['cost']:,.0f}; approving everything: {metrics['cost_of_approving_all']:,.0f}.\n"
     honest = f"\n## Probabilities\n\nBrier score {metrics['brier']:.2e}, expected calibration error {metrics['calibration_error']:.2e}.\n"
     verdict = "\n## Gate\n\n" + ("Passed." if outcome.passed else "Refused:\n\n" + "\n".join(f"* {r}" for r in outcome.refusals)) + "\n"
     return head + scored + money + honest + verdict + "".join(f"\n![{f.replace('_', ' ')}](figures/evaluation/{f}.png)\n" for f in figures)
 
-# %% ../nbs/40_evaluation.ipynb #3d09ff7a
-def write_report(folder: Path, sha256: str, metrics: dict[str, float], table: list[Score], outcome: Gate, thresholds: Thresholds, figures: dict[str, Figure]) -> None:
+# %% ../nbs/40_evaluation.ipynb #201732ad
+def write_report(
+    folder: Path,
+    sha256: str,
+    metrics: dict[str, float],
+    table: list[Score],
+    outcome: Gate,
+    thresholds: Thresholds,
+    figures: dict[str, Figure],
+) -> None:
     "Write `evaluation.md`, `metrics.json` and the figures to `folder`. `sha256` names the model that was judged."
     (folder / "figures/evaluation").mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():

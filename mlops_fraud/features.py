@@ -64,13 +64,53 @@ FEATURES = (
     Feature("event", "is", "it is a cash-out", "it is no cash-out", "core", of=("CASH_OUT",), unit="yes/no"),
     Feature("event", "hour_of_day", "it happens at {value}", "it happens at midnight", "rhythm", unit="o'clock"),
     Feature("recipient", "count", "the recipient had {value} before", "the recipient had no transaction before", "core"),
-    Feature("recipient", "sum", "the recipient lately received {value}", "the recipient lately received nothing", "core", window=24.0, unit="money"),
-    Feature("recipient", "hours_since_last", "the recipient was last paid {value} ago", "the recipient was never paid before", "core", unit="hours"),
+    Feature(
+        "recipient",
+        "sum",
+        "the recipient lately received {value}",
+        "the recipient lately received nothing",
+        "core",
+        window=24.0,
+        unit="money",
+    ),
+    Feature(
+        "recipient",
+        "hours_since_last",
+        "the recipient was last paid {value} ago",
+        "the recipient was never paid before",
+        "core",
+        unit="hours",
+    ),
     Feature("recipient", "hours_since_first", "the recipient has been known for {value}", "the recipient is new", "core", unit="hours"),
-    Feature("amount", "hours_since_last", "exactly this amount was transferred {value} ago", "exactly this amount was never transferred before", "trace", of=("TRANSFER",), unit="hours"),
-    Feature("amount", "count", "exactly this amount was transferred in {value} lately", "exactly this amount was not transferred lately", "trace", of=("TRANSFER",), window=24.0),
+    Feature(
+        "amount",
+        "hours_since_last",
+        "exactly this amount was transferred {value} ago",
+        "exactly this amount was never transferred before",
+        "trace",
+        of=("TRANSFER",),
+        unit="hours",
+    ),
+    Feature(
+        "amount",
+        "count",
+        "exactly this amount was transferred in {value} lately",
+        "exactly this amount was not transferred lately",
+        "trace",
+        of=("TRANSFER",),
+        window=24.0,
+    ),
     Feature("traffic", "count", "{value} came before it in the same hour", "it is the first in its hour", "rhythm", window=THIS_STEP),
-    Feature("traffic", "ratio_to_mean", "the amount is {value} the hour's usual transfer or cash-out", "nothing in this hour compares with it", "rhythm", of=("CASH_OUT", "TRANSFER"), window=THIS_STEP, unit="times"),
+    Feature(
+        "traffic",
+        "ratio_to_mean",
+        "the amount is {value} the hour's usual transfer or cash-out",
+        "nothing in this hour compares with it",
+        "rhythm",
+        of=("CASH_OUT", "TRANSFER"),
+        window=THIS_STEP,
+        unit="times",
+    ),
 )
 NAMES = tuple(feature.name for feature in FEATURES)
 
@@ -121,14 +161,14 @@ def compile_plan(features: tuple[Feature, ...] = FEATURES) -> Plan:
             if column not in own:
                 own.append(column)
             memory[f, i] = 1 + own.index(column)
-    width = 1 + max(map(len, columns))
-    kind, mask, half_life = np.full((len(ENTITIES), width), -1), np.zeros((len(ENTITIES), width), np.int64), np.full((len(ENTITIES), width), EVER)
+    shape = len(ENTITIES), 1 + max(map(len, columns))
+    kinds, masks, half_lives = np.full(shape, -1), np.zeros(shape, np.int64), np.full(shape, EVER)
     for e, own in enumerate(columns):
         for c, column in enumerate(own, start=1):
-            kind[e, c], mask[e, c], half_life[e, c] = column
+            kinds[e, c], masks[e, c], half_lives[e, c] = column
     codes = [(EVENT_STATISTICS + STATISTICS).index(f.statistic) for f in features]
-    entities = [ENTITIES.index(f.entity) for f in features]
-    return Plan(np.array(codes), np.array(entities), np.array([type_mask(f.of) for f in features]), memory, kind, mask, half_life, np.bitwise_or.reduce(mask, axis=1))
+    asked = np.array(codes), np.array([ENTITIES.index(f.entity) for f in features]), np.array([type_mask(f.of) for f in features])
+    return Plan(*asked, memory, kinds, masks, half_lives, np.bitwise_or.reduce(masks, axis=1))
 
 
 def fingerprint(features: tuple[Feature, ...] = FEATURES) -> str:
@@ -181,24 +221,26 @@ def account_keys(names: pl.Series) -> np.ndarray:
 class Memory(NamedTuple):
     "What is remembered of every entity."
 
-    index: np.ndarray  # int32 (a power of two,): row of the key that hashes here; -1 if empty
+    slots: np.ndarray  # int32 (a power of two,): row of the key that hashes here; -1 if empty
     keys: np.ndarray  # uint64 (capacity,)
     rows: np.ndarray  # float64 (capacity, width): hour of the last update, then the plan's columns
     size: np.ndarray  # int64 (1,): rows in use
 
 
 def empty_memory(plan: Plan, capacity: int = 1024) -> Memory:
-    "Room for `capacity` entities and none in it; the index stays at most half full."
+    "Room for `capacity` entities and none in it; the slots stay at most half full."
     slots = 1 << max(2 * capacity - 1, 1).bit_length()
-    return Memory(np.full(slots, -1, np.int32), np.empty(capacity, np.uint64), np.empty((capacity, plan.half_life.shape[1])), np.zeros(1, np.int64))
+    return Memory(
+        np.full(slots, -1, np.int32), np.empty(capacity, np.uint64), np.empty((capacity, plan.half_life.shape[1])), np.zeros(1, np.int64)
+    )
 
 
 @njit(cache=True)
 def find(memory, key):
-    "The slot of `index` that holds `key`, or the empty one where it would go."
-    last = np.uint64(len(memory.index) - 1)
+    "The slot that holds `key`, or the empty one where it would go."
+    last = np.uint64(len(memory.slots) - 1)
     slot = key & last
-    while memory.index[slot] >= 0 and memory.keys[memory.index[slot]] != key:
+    while memory.slots[slot] >= 0 and memory.keys[memory.slots[slot]] != key:
         slot = (slot + np.uint64(1)) & last
     return slot
 
@@ -207,11 +249,11 @@ def find(memory, key):
 def remember(plan, memory, entity, key):
     "The row of `key`, new if it was unknown. The caller has made room."
     slot = find(memory, key)
-    row = memory.index[slot]
+    row = memory.slots[slot]
     if row < 0:
         row = memory.size[0]
         memory.size[0] += 1
-        memory.index[slot] = row
+        memory.slots[slot] = row
         memory.keys[row] = key
         memory.rows[row, 0] = -np.inf
         for c in range(1, memory.rows.shape[1]):
@@ -222,9 +264,9 @@ def remember(plan, memory, entity, key):
 
 @njit(cache=True)
 def reindex(memory):
-    "Fill the empty `index` from the keys: after loading, and after growing."
+    "Fill the empty slots from the keys: after loading, and after growing."
     for row in range(memory.size[0]):
-        memory.index[find(memory, memory.keys[row])] = row
+        memory.slots[find(memory, memory.keys[row])] = row
 
 
 def grown(plan: Plan, memory: Memory, capacity: int) -> Memory:
@@ -305,7 +347,7 @@ def read(plan, memory, event, out):
             out[f] = event_feature(plan, f, event)
             continue
         if found[entity] == -2:
-            found[entity] = memory.index[find(memory, entity_key(entity, event))]
+            found[entity] = memory.slots[find(memory, entity_key(entity, event))]
         row = found[entity]
         out[f] = memory_feature(plan, f, event, memory.rows[row]) if row >= 0 else absent_feature(plan, f)
 

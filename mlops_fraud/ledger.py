@@ -63,7 +63,14 @@ class Ledger:
     def append(self, entry: Entry) -> None:
         "Put `entry` on disk. Raises `IdTaken` if its id is already there."
         tx = entry.request
-        row = (tx.transaction_id, self.history, *(getattr(tx, c) for c in COLUMNS), entry.features.tobytes(), entry.model_version, entry.answer)
+        row = (
+            tx.transaction_id,
+            self.history,
+            *(getattr(tx, c) for c in COLUMNS),
+            entry.features.tobytes(),
+            entry.model_version,
+            entry.answer,
+        )
         columns = f"transaction_id, history, {', '.join(COLUMNS)}, features, model_version, answer"
         try:
             self.connection.execute(f"INSERT INTO decisions ({columns}) VALUES ({', '.join('?' * len(row))})", row)

@@ -85,9 +85,13 @@ class Model:
     def restore(cls, trees: bytes, description: Description) -> "Model":
         "The model of these `trees`, if they are what `description` says."
         if sha256(trees) != description.sha256:
-            raise UnusableModel(f"model.ubj has the SHA-256 {sha256(trees)[:12]}..., its description says {description.sha256[:12]}...; register it again")
+            raise UnusableModel(
+                f"model.ubj has the SHA-256 {sha256(trees)[:12]}..., its description says {description.sha256[:12]}...; register it again"
+            )
         if description.fingerprint != fingerprint():
-            raise UnusableModel(f"the model was trained with another feature table ({description.fingerprint}, here {fingerprint()}); run dvc repro, then mlops-fraud promote")
+            raise UnusableModel(
+                f"the model was trained with another feature table ({description.fingerprint}, here {fingerprint()}); run dvc repro, then mlops-fraud promote"
+            )
         booster = xgb.Booster(params={"nthread": 1})
         booster.load_model(bytearray(trees))
         return cls(booster, description.calibration, description.thresholds)

@@ -48,7 +48,9 @@ def _blocks(events: Path) -> Iterator[pl.DataFrame]:
             yield pl.DataFrame(pl.from_arrow(batch))
 
 
-def preprocess(events: Path, rows: Path, state: Path, train_share: float = 0.70, validation_share: float = 0.15, progress: bool = False) -> pl.DataFrame:
+def preprocess(
+    events: Path, rows: Path, state: Path, train_share: float = 0.70, validation_share: float = 0.15, progress: bool = False
+) -> pl.DataFrame:
     """Write the feature rows of `events` to `rows` and the state after the last of them to `state`.
 
     A row holds the features (float32, named by the feature table), `step`, `type`, `amount`,
@@ -65,7 +67,9 @@ def preprocess(events: Path, rows: Path, state: Path, train_share: float = 0.70,
         for block in _blocks(events):
             part = np.searchsorted(bounds, np.arange(done, done + block.height), side="right")
             features = pl.DataFrame(memory.fold(block), schema=list(NAMES))
-            table = features.with_columns(block["step"], block["type"], block["amount"].alias("money"), block["isFraud"], names[part].alias("split")).to_arrow()
+            table = features.with_columns(
+                block["step"], block["type"], block["amount"].alias("money"), block["isFraud"], names[part].alias("split")
+            ).to_arrow()
             writer = writer or pq.ParquetWriter(partial, table.schema)
             writer.write_table(table)
             done += block.height
@@ -80,12 +84,20 @@ def preprocess(events: Path, rows: Path, state: Path, train_share: float = 0.70,
 # %% ../nbs/22_preprocessing.ipynb #88158af8
 def split_summary(rows: Path) -> pl.DataFrame:
     "Events, frauds, first and last step of each split. Raises `NotEnoughData` when a split has no fraud."
-    summary = pl.scan_parquet(rows).group_by("split").agg(
-        events=pl.len(), frauds=pl.col("isFraud").sum().cast(pl.Int64), first_step=pl.col("step").min(), last_step=pl.col("step").max()
-    ).sort("split").collect()
+    summary = (
+        pl.scan_parquet(rows)
+        .group_by("split")
+        .agg(
+            events=pl.len(), frauds=pl.col("isFraud").sum().cast(pl.Int64), first_step=pl.col("step").min(), last_step=pl.col("step").max()
+        )
+        .sort("split")
+        .collect()
+    )
     without = summary.filter(pl.col("frauds") == 0)["split"].to_list()
     if without or summary.height < 3:
-        raise NotEnoughData(f"no fraud among the events of {', '.join(without) or 'a part'}; every part of time needs some: give a longer file")
+        raise NotEnoughData(
+            f"no fraud among the events of {', '.join(without) or 'a part'}; every part of time needs some: give a longer file"
+        )
     return summary
 
 # %% ../nbs/22_preprocessing.ipynb #5d68cd82
@@ -102,7 +114,13 @@ class Rows(NamedTuple):
 def read_rows(path: Path, split: Split) -> Rows:
     "The rows of `split` at `path`."
     frame = pl.scan_parquet(path).filter(pl.col("split") == split).collect()
-    return Rows(frame.select(NAMES).to_numpy(), frame["isFraud"].to_numpy(), frame["step"].to_numpy(), frame["type"].to_numpy(), frame["money"].to_numpy())
+    return Rows(
+        frame.select(NAMES).to_numpy(),
+        frame["isFraud"].to_numpy(),
+        frame["step"].to_numpy(),
+        frame["type"].to_numpy(),
+        frame["money"].to_numpy(),
+    )
 
 
 def example_rows(folder: Path, n_events: int, seed: int) -> Path:

@@ -59,6 +59,7 @@ def use_experiment(to: Settings | None = None) -> str:
 # %% ../nbs/26_registry.ipynb #cc26a45a
 def git_commit() -> str:
     "The commit of the checkout, with `+changes` where the tree differs from it; `unknown` outside git."
+
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], cwd=project_root(), capture_output=True, text=True, check=True).stdout.strip()
 

@@ -52,8 +52,12 @@ class TransactionRequest(BaseModel):
     amount: Annotated[float, AfterValidator(at_most_two_decimals)] = Field(
         ge=0, le=1e10, allow_inf_nan=False, description="a number from 0 to 10000000000 with at most two decimals"
     )
-    nameOrig: Account = Field(validation_alias=AliasChoices("nameOrig", "name_orig"), description="the paying account, a text of 1 to 64 characters")
-    nameDest: Account = Field(validation_alias=AliasChoices("nameDest", "name_dest"), description="the receiving account, a text of 1 to 64 characters")
+    nameOrig: Account = Field(
+        validation_alias=AliasChoices("nameOrig", "name_orig"), description="the paying account, a text of 1 to 64 characters"
+    )
+    nameDest: Account = Field(
+        validation_alias=AliasChoices("nameDest", "name_dest"), description="the receiving account, a text of 1 to 64 characters"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -85,9 +89,21 @@ def request_complaint(error: Any) -> str:
         return f"{field} is missing; it must be {requirement(field)}"
     return complaint(field, error["input"])
 
-# %% ../nbs/01_schemas.ipynb #a8178ce0
-DTYPES: dict[str, pl.DataType] = {"step": pl.Int32(), "type": pl.String(), "amount": pl.Float64(), "nameOrig": pl.String(), "nameDest": pl.String()}
+# %% ../nbs/01_schemas.ipynb #93b43b1c
+DTYPES: dict[str, pl.DataType] = {
+    "step": pl.Int32(),
+    "type": pl.String(),
+    "amount": pl.Float64(),
+    "nameOrig": pl.String(),
+    "nameDest": pl.String(),
+}
 COLUMNS = tuple(DTYPES)
+
+
+def _whole_cents(data: pa.PolarsData) -> pl.LazyFrame:
+    "`at_most_two_decimals` for a column."
+    cents = pl.col(data.key or "") * 100
+    return data.lazyframe.select((cents - cents.round()).abs() <= 1e-4)
 
 
 def _checks(field: FieldInfo) -> list[pa.Check]:
@@ -104,8 +120,7 @@ def _checks(field: FieldInfo) -> list[pa.Check]:
             case annotated_types.MaxLen(n):
                 length["max_value"] = n
             case AfterValidator() if rule.func is at_most_two_decimals:
-                cents = pl.col("amount") * 100
-                checks.append(pa.Check(lambda data: data.lazyframe.select((cents - cents.round()).abs() <= 1e-4), name="at_most_two_decimals"))
+                checks.append(pa.Check(_whole_cents, name="at_most_two_decimals"))
     if length:
         checks.append(pa.Check.str_length(**length))
     if get_args(field.annotation):

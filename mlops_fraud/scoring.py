@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['Scorer', 'score_blocks']
 
-# %% ../nbs/52_scoring.ipynb #6ef5be1c
+# %% ../nbs/52_scoring.ipynb #4497b620
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import polars as pl

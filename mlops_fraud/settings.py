@@ -9,8 +9,10 @@ __all__ = ['FILE', 'project_root', 'IniSource', 'Settings', 'SettingsError', 're
 import configparser
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 # %% ../nbs/00_settings.ipynb #e76f22d3
@@ -32,11 +34,11 @@ class IniSource(PydanticBaseSettingsSource):
 
     section = "mlops-fraud"
 
-    def get_field_value(self, field, field_name):
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         "pydantic-settings asks this of every source; ours answers all at once in `__call__`."
         return self()[field_name], field_name, False
 
-    def __call__(self):
+    def __call__(self) -> dict[str, Any]:
         parser = configparser.ConfigParser(interpolation=None)
         parser.read(project_root() / FILE)
         if not parser.has_section(self.section):
@@ -49,7 +51,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", protected_namespaces=(), validate_default=True)
 
-    mlflow_tracking_uri: str = Field(description="MLflow's tracking and registry address; a relative sqlite:/// path starts at the project's folder")
+    mlflow_tracking_uri: str = Field(
+        description="MLflow's tracking and registry address; a relative sqlite:/// path starts at the project's folder"
+    )
     model_name: str = Field(min_length=1, description="registered model that the service answers with")
     model_alias: str = Field(min_length=1, description="alias that picks the version")
     host: str = Field(min_length=1, description="address that API, app and MLflow listen on")
@@ -63,8 +67,8 @@ class Settings(BaseSettings):
     simulated_seed: int = Field(ge=0)
 
     @classmethod
-    def settings_customise_sources(cls, settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings):
-        return init_settings, env_settings, IniSource(settings_cls)
+    def settings_customise_sources(cls, settings_cls: type[BaseSettings], **sources: Any) -> tuple[PydanticBaseSettingsSource, ...]:  # type: ignore[override]
+        return sources["init_settings"], sources["env_settings"], IniSource(settings_cls)
 
     def path(self, relative: str) -> Path:
         "`relative` below the project's folder; an absolute path stays as it is."
@@ -93,7 +97,7 @@ class SettingsError(ValueError):
     "A setting is unknown, missing or has a value that it may not have."
 
 
-def read_settings(**overrides) -> Settings:
+def read_settings(**overrides: Any) -> Settings:
     "Settings from `overrides`, the environment and `settings.ini`, in this order; raises `SettingsError`."
     try:
         return Settings(**overrides)
@@ -101,7 +105,7 @@ def read_settings(**overrides) -> Settings:
         raise SettingsError("\n".join(_complaint(e) for e in error.errors())) from None
 
 
-def _complaint(error) -> str:
+def _complaint(error: Any) -> str:
     name = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
         return f"{name} is no setting; {FILE} may hold: {', '.join(sorted(Settings.model_fields))}"

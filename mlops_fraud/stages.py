@@ -35,7 +35,9 @@ def stage_parameters(params: dict[str, dict[str, Any]], stage: str, known: set[s
     "What `params.yaml` says to a stage whose notebook has the `known` parameters. Raises `StageError` on any other name."
     own = params.get(stage) or {}
     if unknown := sorted(set(own) - known):
-        raise StageError(f"params.yaml gives {stage} the parameter {', '.join(unknown)}, which its notebook lacks; it has: {', '.join(sorted(known))}")
+        raise StageError(
+            f"params.yaml gives {stage} the parameter {', '.join(unknown)}, which its notebook lacks; it has: {', '.join(sorted(known))}"
+        )
     return {name: value for name, value in (params.get("shared") or {}).items() if name in known} | own
 
 # %% ../nbs/04_stages.ipynb #272c7908
@@ -44,7 +46,9 @@ def run_notebook(notebook: Path, executed: Path, params: dict[str, dict[str, Any
     parameters = stage_parameters(params, stage, set(pm.inspect_notebook(str(notebook))))
     executed.parent.mkdir(parents=True, exist_ok=True)
     try:
-        pm.execute_notebook(notebook, executed, parameters, cwd=str(cwd), kernel_name="python3", progress_bar={"desc": stage}, config=LOCAL_SOCKETS)
+        pm.execute_notebook(
+            notebook, executed, parameters, cwd=str(cwd), kernel_name="python3", progress_bar={"desc": stage}, config=LOCAL_SOCKETS
+        )
     except pm.PapermillExecutionError as error:
         message = f"{stage} failed in cell {error.exec_count} of {notebook.name}:\n\n{error.source}\n\n{error.ename}: {error.evalue}"
         raise StageError(f"{message}\n\nThe notebook up to there: {executed}") from None

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from . import features as kernel
-from .features import FEATURES, NAMES, Event, Memory, account_key, account_keys
+from .features import FEATURES, Event, Memory, account_key, account_keys
 from .schemas import COLUMNS, TYPES, TransactionRequest
 
 # %% ../nbs/21_state.ipynb #aa98f7fc
@@ -113,7 +113,7 @@ class State:
             if str(saved["fingerprint"]) != kernel.fingerprint():
                 raise StateMismatch(f"{path} was made with another feature table; run dvc repro to rebuild it")
             state = cls(capacity=0)
-            saved_memory = Memory(state.memory.index, saved["keys"], saved["rows"], np.array([len(saved["keys"])]))
+            saved_memory = Memory(state.memory.slots, saved["keys"], saved["rows"], np.array([len(saved["keys"])]))
             state.memory = kernel.grown(state.plan, saved_memory, 2 * len(saved["keys"]) + 1024)
             state.step, state.n_events = (int(v) for v in saved["clock"])
             state.history = hashlib.sha256(saved["keys"].tobytes() + saved["rows"].tobytes()).hexdigest()[:16]

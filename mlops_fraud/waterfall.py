@@ -23,7 +23,10 @@ def waterfall(told: Explanation, n_shown: int = 10) -> Figure:
     "SHAP's waterfall plot of an answer's explanation: the `n_shown` strongest parts, the others as one."
     values = ["none" if value is None else in_words(value, UNITS[name]) for name, value in told.values.items()]
     picture = shap.Explanation(
-        values=np.array(list(told.shap.values())), base_values=told.base, data=np.array(values, object), feature_names=[name.replace("_", " ") for name in told.shap]
+        values=np.array(list(told.shap.values())),
+        base_values=told.base,
+        data=np.array(values, object),
+        feature_names=[name.replace("_", " ") for name in told.shap],
     )
     plt.figure()
     axes = shap.plots.waterfall(picture, max_display=n_shown, show=False)

@@ -46,7 +46,9 @@ def make_project(folder: Path, events: pl.DataFrame) -> Project:
     rows, state = folder / "rows.parquet", folder / "state.npz"
     preprocess(source, rows, state)
     validation = read_rows(rows, "validation")
-    model = train({"max_depth": 5}, read_rows(rows, "train"), validation, Costs(2_000.0, 20_000.0), max_trees=40, genuine_rows=50_000, seed=7)
+    model = train(
+        {"max_depth": 5}, read_rows(rows, "train"), validation, Costs(2_000.0, 20_000.0), max_trees=40, genuine_rows=50_000, seed=7
+    )
     chosen = read_settings(mlflow_tracking_uri=f"sqlite:///{folder}/mlflow.db", ledger=str(folder / "ledger.sqlite"))
     registry.promote(registry.register(model, validation.x[:5], {}, chosen), chosen)
     return Project(folder, events, rows, state, chosen)
@@ -78,7 +80,9 @@ def serving(environment: dict[str, str], logs: Path) -> Iterator[tuple[str, int]
     "The API as a process of its own: its address and process id."
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "mlops_fraud.deployment.api:app", "--port", str(port), "--log-level", "warning"]
-    server = Server("API", ["env", *(f"{name}={value}" for name, value in environment.items()), *command], f"http://127.0.0.1:{port}", "/healthz")
+    server = Server(
+        "API", ["env", *(f"{name}={value}" for name, value in environment.items()), *command], f"http://127.0.0.1:{port}", "/healthz"
+    )
     with running([server], logs, ROOT) as processes:
         yield server.url, processes["API"].pid
 

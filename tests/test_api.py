@@ -10,13 +10,21 @@ import httpx
 import numpy as np
 from conftest import Project, Serve
 
-from mlops_fraud.schemas import COLUMNS
 from mlops_fraud.ledger import Ledger
+from mlops_fraud.schemas import COLUMNS
 from mlops_fraud.state import State
 
 
 def transaction(number: int, **changes: object) -> dict:
-    return {"transaction_id": f"t-{number}", "step": 1, "type": "TRANSFER", "amount": 181.0 + number, "nameOrig": "C1", "nameDest": "C2", **changes}
+    return {
+        "transaction_id": f"t-{number}",
+        "step": 1,
+        "type": "TRANSFER",
+        "amount": 181.0 + number,
+        "nameOrig": "C1",
+        "nameDest": "C2",
+        **changes,
+    }
 
 
 def test_every_acknowledged_decision_survives_a_kill(project: Project, serve: Serve, tmp_path: Path) -> None:
@@ -58,7 +66,9 @@ def test_balances_and_labels_are_accepted_and_change_nothing(project: Project, s
     row = project.events.row(0, named=True)
     bare = {name: row[name] for name in COLUMNS}
     with serve(project) as (url, _):
-        answers = [httpx.post(f"{url}/whatif", params={"explain": "full"}, json=body) for body in (row, bare, {**row, "oldbalanceOrg": "nonsense"})]
+        answers = [
+            httpx.post(f"{url}/whatif", params={"explain": "full"}, json=body) for body in (row, bare, {**row, "oldbalanceOrg": "nonsense"})
+        ]
     assert {a.status_code for a in answers} == {200}
     assert len({a.content for a in answers}) == 1
 

@@ -28,8 +28,14 @@ def events() -> pl.DataFrame:
 def naive(feature: Feature, past: list[dict], now: dict) -> float:
     "The feature of `now`, by looking through all of its past."
     if feature.entity == "event":
-        return {"amount": min(now["amount"], AMOUNT_CAP), "hour_of_day": now["step"] % 24, "is": float(now["type"] in feature.of)}[feature.statistic]
-    same = {"recipient": lambda e: e["nameDest"] == now["nameDest"], "amount": lambda e: e["amount"] == now["amount"], "traffic": lambda e: True}
+        return {"amount": min(now["amount"], AMOUNT_CAP), "hour_of_day": now["step"] % 24, "is": float(now["type"] in feature.of)}[
+            feature.statistic
+        ]
+    same = {
+        "recipient": lambda e: e["nameDest"] == now["nameDest"],
+        "amount": lambda e: e["amount"] == now["amount"],
+        "traffic": lambda e: True,
+    }
     seen = [e for e in past if same[feature.entity](e) and e["type"] in feature.of]
 
     def weight(event: dict) -> float:

@@ -11,10 +11,9 @@ import io
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
@@ -35,7 +34,7 @@ def _check_columns(path: Path, names: list[str]) -> None:
         raise UnreadableFile(f"{path} has no column {', '.join(missing)}; its header names {', '.join(names) or 'nothing'}")
 
 
-def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+def _lines(stream: io.BufferedIOBase) -> Iterator[bytes]:
     "Blocks of whole lines."
     while block := stream.read(BLOCK_BYTES):
         yield block + stream.readline()
@@ -48,8 +47,15 @@ def _csv_blocks(path: Path) -> Iterator[pl.DataFrame]:
         _check_columns(path, names)
         line = 2
         for block in _lines(stream):
-            text = pl.read_csv(io.BytesIO(block), has_header=False, separator="\x1e", quote_char=None, schema={"text": pl.String},
-                               encoding="utf8-lossy", empty_string_is_null=False)["text"]
+            text = pl.read_csv(
+                io.BytesIO(block),
+                has_header=False,
+                separator="\x1e",
+                quote_char=None,
+                schema={"text": pl.String},
+                encoding="utf8-lossy",
+                empty_string_is_null=False,
+            )["text"]
             cells = text.str.split_exact(",", len(names) - 1).struct.rename_fields(names).struct.unnest()
             ragged = text.str.count_matches(",", literal=True) != len(names) - 1
             cells = cells.with_columns(pl.when(~ragged).then(pl.all().str.strip_chars('"')))
@@ -141,8 +147,11 @@ def _sort_by_ranges(source: Path, out: Path) -> None:
     "`source` sorted by step, rows of a step in their order, one range of steps in memory at a time."
     events = pl.scan_parquet(source)
     per_step = events.group_by("step").len().sort("step").collect()
-    ranges = per_step.with_columns(part=pl.col("len").cum_sum() // BLOCK_ROWS).group_by("part", maintain_order=True).agg(
-        low=pl.col("step").min(), high=pl.col("step").max())
+    ranges = (
+        per_step.with_columns(part=pl.col("len").cum_sum() // BLOCK_ROWS)
+        .group_by("part", maintain_order=True)
+        .agg(low=pl.col("step").min(), high=pl.col("step").max())
+    )
     writer = None
     for _, low, high in ranges.iter_rows():
         table = events.filter(pl.col("step").is_between(low, high)).collect().sort("step", maintain_order=True).to_arrow()

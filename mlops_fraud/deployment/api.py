@@ -72,11 +72,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "no model is registered yet"},
 }
 
-app = FastAPI(
-    title="mlops-fraud",
-    summary="A decision on a mobile-money transaction, with its exact reasons.",
-    lifespan=lifespan,
-)
+app = FastAPI(title="mlops-fraud", summary="A decision on a mobile-money transaction, with its exact reasons.", lifespan=lifespan)
 
 
 def _as_json(decision: DecisionResponse, explain: str) -> Response:

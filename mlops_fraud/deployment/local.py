@@ -43,13 +43,17 @@ def check_ports(chosen: Settings) -> None:
             try:
                 probe.bind((chosen.host, port))
             except OSError as error:
-                raise CannotRun(f"{name} {port} on {chosen.host} cannot be used ({error.strerror}); stop what uses it or set {name.upper()}") from None
+                raise CannotRun(
+                    f"{name} {port} on {chosen.host} cannot be used ({error.strerror}); stop what uses it or set {name.upper()}"
+                ) from None
 
 
 def check_disk(root: Path) -> None:
     "Raises `CannotRun` if the disk is too full for data and models."
     if (free := shutil.disk_usage(root).free) < FREE_BYTES:
-        raise CannotRun(f"only {free / 1e9:.1f} GB free at {root}; the run needs {FREE_BYTES / 1e9:.0f} GB: free some, or clone to a larger disk")
+        raise CannotRun(
+            f"only {free / 1e9:.1f} GB free at {root}; the run needs {FREE_BYTES / 1e9:.0f} GB: free some, or clone to a larger disk"
+        )
 
 # %% ../../nbs/62_local.ipynb #88413eca
 def raw_file(root: Path, chosen: Settings) -> Path:
@@ -102,7 +106,9 @@ def running(started: list[Server], logs: Path, cwd: Path) -> Iterator[dict[str, 
     try:
         for server in started:
             with (logs / f"{server.name.lower()}.log").open("wb") as log:
-                processes[server.name] = subprocess.Popen(server.command, cwd=cwd, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+                processes[server.name] = subprocess.Popen(
+                    server.command, cwd=cwd, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                )
         for server in started:
             _wait_until_alive(server, processes[server.name], logs / f"{server.name.lower()}.log")
         yield processes
@@ -143,8 +149,15 @@ def _wait_until_alive(server: Server, process: subprocess.Popen[bytes], log: Pat
 def in_words(answer: dict[str, Any]) -> str:
     "A decision as one would say it."
     chance = answer["probability"]
-    head = f"{answer['decision'].upper()}: a probability of fraud of {chance:.2%}" if chance >= 0.0001 else f"{answer['decision'].upper()}: a probability of fraud below 0.01%"
-    reasons = "\n".join(textwrap.fill(f"* {r['sentence']} ({r['shap']:+.2f})", 88, initial_indent="   ", subsequent_indent="     ") for r in answer["reasons"])
+    head = (
+        f"{answer['decision'].upper()}: a probability of fraud of {chance:.2%}"
+        if chance >= 0.0001
+        else f"{answer['decision'].upper()}: a probability of fraud below 0.01%"
+    )
+    reasons = "\n".join(
+        textwrap.fill(f"* {r['sentence']} ({r['shap']:+.2f})", 88, initial_indent="   ", subsequent_indent="     ")
+        for r in answer["reasons"]
+    )
     return f"{head} (model {answer['model']['name']} version {answer['model']['version']})\n{reasons}"
 
 
@@ -198,7 +211,10 @@ def run(chosen: Settings, serve: bool = True) -> None:
     with running(started, root / "data/live/logs", root) as processes:
         for told in demonstrate(started[0].url):
             print(f"\n{told}", flush=True)
-        print("\n" + "\n".join(f"{s.name:7} {s.url}{'/docs' if s.name == 'API' else ''}" for s in started) + "\n\nCtrl-C ends all three.", flush=True)
+        print(
+            "\n" + "\n".join(f"{s.name:7} {s.url}{'/docs' if s.name == 'API' else ''}" for s in started) + "\n\nCtrl-C ends all three.",
+            flush=True,
+        )
         while not (ended := [name for name, process in processes.items() if process.poll() is not None]):
             time.sleep(0.5)
     raise CannotRun(f"the {ended[0]} has ended; see {root / 'data/live/logs'}")

@@ -65,5 +65,6 @@ def replay_summary(events: pl.DataFrame, url: str, run: str, progress: bool = Fa
     decisions = np.array([answer["decision"] for answer in answers])
     seconds = time.perf_counter() - start
     fraud = events["isFraud"].to_numpy() == 1 if "isFraud" in events.columns else np.zeros(len(decisions), bool)
-    counts = [int((decisions == verdict).sum()) for verdict in ("approve", "review", "block")]
-    return ReplaySummary(len(decisions), len(decisions) / seconds, *counts, int(fraud.sum()), int((fraud & (decisions != "approve")).sum()))
+    approved, reviewed, blocked = (int((decisions == verdict).sum()) for verdict in ("approve", "review", "block"))
+    stopped = int((fraud & (decisions != "approve")).sum())
+    return ReplaySummary(len(decisions), len(decisions) / seconds, approved, reviewed, blocked, int(fraud.sum()), stopped)

@@ -5,10 +5,8 @@
 # %% auto #0
 __all__ = ['PATIENCE', 'SPACE', 'training_sample', 'fit', 'average_precision', 'Search', 'search']
 
-# %% ../../nbs/30_tuning.ipynb #a4e174ee
-import json
+# %% ../../nbs/30_tuning.ipynb #53a8a1e3
 import warnings
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlflow
@@ -68,13 +66,16 @@ class Search(NamedTuple):
     trials: pl.DataFrame  # one line a trial, in order
 
 
-def search(train: Rows, validation: Rows, n_trials: int, max_trees: int, genuine_rows: int, seed: int, where: Settings | None = None) -> Search:
+def search(
+    train: Rows, validation: Rows, n_trials: int, max_trees: int, genuine_rows: int, seed: int, where: Settings | None = None
+) -> Search:
     """Try `n_trials` settings of `SPACE`; each is a run below one parent run in MLflow.
 
     The same data, arguments and seed give the same search.
     """
     use_experiment(where)
-    sample, table = training_sample(train, genuine_rows, seed), []
+    sample = training_sample(train, genuine_rows, seed)
+    table: list[dict[str, Any]] = []
 
     def trial(params: dict[str, Any]) -> dict[str, Any]:
         params = {name: value.item() if isinstance(value, np.generic) else value for name, value in params.items()}

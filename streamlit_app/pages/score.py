@@ -15,14 +15,18 @@ def show(decision: DecisionResponse) -> None:
     colour, word = BADGES[decision.decision]
     st.subheader(f":{colour}-badge[{word}] at a probability of fraud of {decision.probability:.2%}")
     limits = decision.thresholds
-    st.caption(f"Reviewed from {limits.review:.2%}, blocked from {limits.block:.2%}. Model {decision.model.name}, version {decision.model.version}.")
+    st.caption(
+        f"Reviewed from {limits.review:.2%}, blocked from {limits.block:.2%}. Model {decision.model.name}, version {decision.model.version}."
+    )
     words, picture = st.columns([2, 3], gap="large")
     with words:
         st.markdown("**Why**\n" + "\n".join(f"1. {reason.sentence}" for reason in decision.reasons))
         st.caption("The strongest reasons first. All of them, with the part that each has in the score, stand in the picture.")
     with picture:
         st.pyplot(waterfall(decision.explanation), width="stretch")
-        st.caption("Red raises the risk, blue lowers it. The bars start at the average transaction and add up to this one's score, in log-odds.")
+        st.caption(
+            "Red raises the risk, blue lowers it. The bars start at the average transaction and add up to this one's score, in log-odds."
+        )
 
 
 st.title("Score a transaction")
@@ -36,7 +40,9 @@ with st.form("transaction"):
     first, second, third = st.columns(3)
     kind = first.selectbox("Type", TYPES, index=TYPES.index("TRANSFER"))
     amount = second.number_input("Amount", 0.0, 1e10, 250_000.0, step=1_000.0, help="In the currency of the log, two decimals at most.")
-    step = third.number_input("Hour", now["step"], 1_000_000, now["step"], help="Whole hours since the log began. The past only goes forward.")
+    step = third.number_input(
+        "Hour", now["step"], 1_000_000, now["step"], help="Whole hours since the log began. The past only goes forward."
+    )
     sender = first.text_input("From account", "C1000000001")
     recipient = second.text_input("To account", "C1000000002")
     counted = third.toggle("Count it as a real transaction", help="Off: nothing is logged, and the past stays as it is.")
