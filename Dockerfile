@@ -1,5 +1,8 @@
-# The API alone: docker build -t mlops-fraud . && docker run -p 8000:8000 -v "$PWD/models:/app/models" mlops-fraud
-# A registry elsewhere: -e MLFLOW_TRACKING_URI=http://mlflow:5000
+# The API alone. The registry of `make run` records where its files lie, so its folder keeps its path in the container:
+#   docker build -t mlops-fraud .
+#   docker run -p 8000:8000 --user "$(id -u)" -v "$PWD/data:/app/data" -v "$PWD/models:$PWD/models" \
+#     -e MLFLOW_TRACKING_URI="sqlite:///$PWD/models/mlflow.db" mlops-fraud
+# An MLflow server needs no such folder: -e MLFLOW_TRACKING_URI=http://mlflow:5000
 
 FROM python:3.12-slim-bookworm AS packages
 # The base image's certificates, so that a company's own, added there, is trusted too.
@@ -10,14 +13,17 @@ RUN python -m venv /venv \
     && /venv/bin/pip uninstall --yes --quiet pip
 
 FROM python:3.12-slim-bookworm
-RUN useradd --create-home --uid 1000 fraud && mkdir -p /app/data /app/models && chown -R fraud /app
+RUN useradd --create-home --uid 1000 fraud \
+    && mkdir -p /app/data /app/models /app/numba \
+    && chown -R fraud /app \
+    && chmod 1777 /app/numba
 COPY --from=packages /venv /venv
 COPY settings.ini /app/
 COPY mlops_fraud /app/mlops_fraud
 WORKDIR /app
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    NUMBA_CACHE_DIR=/home/fraud/numba \
+    NUMBA_CACHE_DIR=/app/numba \
     MLFLOW_DISABLE_TELEMETRY=true
 USER fraud
 EXPOSE 8000

@@ -12,7 +12,7 @@ run:  ## data, pipeline, champion, API, app and MLflow page; Ctrl-C ends them al
 
 test:  ## every test (ARGS go to pytest: make test ARGS="-k replay")
 	@scripts/environment test
-	@CHROMIUM=$$(scripts/browser) && export CHROMIUM && nbdev-test --timing --path nbs && exec pytest -q $(ARGS)
+	@CHROMIUM=$$(scripts/browser) && export CHROMIUM && nbdev-test --timing && exec pytest -q $(ARGS)
 
 data:  ## take data/raw/, or simulate a data set if it holds none, and ingest it
 	@scripts/environment run

@@ -353,4 +353,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                              'mlops_fraud.training.tuning.search': ('tuning.html#search', 'mlops_fraud/training/tuning.py'),
                                              'mlops_fraud.training.tuning.training_sample': ( 'tuning.html#training_sample',
                                                                                               'mlops_fraud/training/tuning.py')},
-            'mlops_fraud.waterfall': {'mlops_fraud.waterfall.waterfall': ('waterfall.html#waterfall', 'mlops_fraud/waterfall.py')}}}
+            'mlops_fraud.waterfall': { 'mlops_fraud.waterfall.steps': ('waterfall.html#steps', 'mlops_fraud/waterfall.py'),
+                                       'mlops_fraud.waterfall.waterfall': ('waterfall.html#waterfall', 'mlops_fraud/waterfall.py')}}}

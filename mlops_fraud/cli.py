@@ -22,7 +22,6 @@ from . import registry
 from .data.ingest import UnreadableFile, ingest, read_blocks, validate
 from .data.simulator import write_simulation
 from .deployment import local
-from .deployment.local import CannotRun
 from .deployment.replay import ReplayError, replay_summary
 from .model import UnusableModel
 from .promotion import NotJudged, promote_candidate
@@ -32,9 +31,9 @@ from .settings import SettingsError, project_root, settings
 from .stages import StageError, run_stage
 from .state import OutOfOrder, State, StateMismatch
 
-# %% ../nbs/80_cli.ipynb #26e92129
+# %% ../nbs/80_cli.ipynb #1bdb7d6e
 MENDABLE = (
-    CannotRun,
+    local.CannotRun,
     NoModel,
     NotJudged,
     OSError,

@@ -51,9 +51,7 @@ def check_ports(chosen: Settings) -> None:
 def check_disk(root: Path) -> None:
     "Raises `CannotRun` if the disk is too full for data and models."
     if (free := shutil.disk_usage(root).free) < FREE_BYTES:
-        raise CannotRun(
-            f"only {free / 1e9:.1f} GB free at {root}; the run needs {FREE_BYTES / 1e9:.0f} GB: free some, or clone to a larger disk"
-        )
+        raise CannotRun(f"only {free / 1e9:.1f} GB free at {root}; the run needs {FREE_BYTES / 1e9:.0f} GB: free some")
 
 # %% ../../nbs/62_local.ipynb #88413eca
 def raw_file(root: Path, chosen: Settings) -> Path:
@@ -106,9 +104,8 @@ def running(started: list[Server], logs: Path, cwd: Path) -> Iterator[dict[str, 
     try:
         for server in started:
             with (logs / f"{server.name.lower()}.log").open("wb") as log:
-                processes[server.name] = subprocess.Popen(
-                    server.command, cwd=cwd, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-                )
+                output = {"stdout": log, "stderr": subprocess.STDOUT}
+                processes[server.name] = subprocess.Popen(server.command, cwd=cwd, start_new_session=True, **output)
         for server in started:
             _wait_until_alive(server, processes[server.name], logs / f"{server.name.lower()}.log")
         yield processes
@@ -148,12 +145,8 @@ def _wait_until_alive(server: Server, process: subprocess.Popen[bytes], log: Pat
 # %% ../../nbs/62_local.ipynb #0dbf7200
 def in_words(answer: dict[str, Any]) -> str:
     "A decision as one would say it."
-    chance = answer["probability"]
-    head = (
-        f"{answer['decision'].upper()}: a probability of fraud of {chance:.2%}"
-        if chance >= 0.0001
-        else f"{answer['decision'].upper()}: a probability of fraud below 0.01%"
-    )
+    chance = f"of {answer['probability']:.2%}" if answer["probability"] >= 0.0001 else "below 0.01%"
+    head = f"{answer['decision'].upper()}: a probability of fraud {chance}"
     reasons = "\n".join(
         textwrap.fill(f"* {r['sentence']} ({r['shap']:+.2f})", 88, initial_indent="   ", subsequent_indent="     ")
         for r in answer["reasons"]
@@ -211,10 +204,8 @@ def run(chosen: Settings, serve: bool = True) -> None:
     with running(started, root / "data/live/logs", root) as processes:
         for told in demonstrate(started[0].url):
             print(f"\n{told}", flush=True)
-        print(
-            "\n" + "\n".join(f"{s.name:7} {s.url}{'/docs' if s.name == 'API' else ''}" for s in started) + "\n\nCtrl-C ends all three.",
-            flush=True,
-        )
+        addresses = "\n".join(f"{server.name:7} {server.url}" for server in started)
+        print(f"\n{addresses}\n\nCtrl-C ends all three.", flush=True)
         while not (ended := [name for name, process in processes.items() if process.poll() is not None]):
             time.sleep(0.5)
     raise CannotRun(f"the {ended[0]} has ended; see {root / 'data/live/logs'}")
