@@ -36,7 +36,7 @@ PATIENCE = 30
 
 def fit(params: dict[str, Any], sample: xgb.DMatrix, validation: Rows, max_trees: int, seed: int) -> xgb.Booster:
     "Gradient-boosted trees on `sample`, stopped early by the average precision on `validation`."
-    fixed = {"objective": "binary:logistic", "eval_metric": "aucpr", "tree_method": "hist", "max_bin": 256, "seed": seed, "nthread": 2}
+    fixed = {"objective": "binary:logistic", "eval_metric": "aucpr", "tree_method": "hist", "max_bin": 256, "seed": seed, "nthread": 1}
     watched = xgb.DMatrix(validation.x, validation.y)
     booster = xgb.train({**fixed, **params}, sample, num_boost_round=max_trees, evals=[(watched, "validation")],
                         early_stopping_rounds=PATIENCE, verbose_eval=False)  # fmt: skip
