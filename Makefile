@@ -21,7 +21,7 @@ data:  ## take data/raw/, or simulate a data set if it holds none, and ingest it
 
 lab:  ## JupyterLab on the notebooks
 	@scripts/environment lab
-	@exec jupyter lab --notebook-dir nbs
+	@exec jupyter lab --notebook-dir nbs $$([ $$(id -u) != 0 ] || echo --allow-root)
 
 check:  ## what CI checks beside the tests: lint, format, types, notebooks and package agree
 	@scripts/environment test

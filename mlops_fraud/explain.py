@@ -19,10 +19,8 @@ def in_words(value: float, unit: str) -> str:
     match unit:
         case "money":
             return f"{value:,.2f}"
-        case "hours" if value < 48:
-            return _plural(value, "hour")
         case "hours":
-            return _plural(value / 24, "day")
+            return "less than one hour" if value < 1 else _plural(value, "hour") if value < 48 else _plural(value / 24, "day")
         case "o'clock":
             return f"{int(value):02d}:00"
         case "transactions":

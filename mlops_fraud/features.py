@@ -94,7 +94,7 @@ FEATURES = (
     Feature(
         "amount",
         "count",
-        "exactly this amount was transferred in {value} lately",
+        "{value} lately transferred exactly this amount",
         "exactly this amount was not transferred lately",
         "trace",
         of=("TRANSFER",),

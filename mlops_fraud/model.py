@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from .features import NAMES, fingerprint
 from .schemas import Thresholds
+from .settings import Mendable
 
 # %% ../nbs/25_model.ipynb #1b33062d
 class Calibration(BaseModel):
@@ -34,7 +35,7 @@ class Description(BaseModel):
     thresholds: Thresholds
 
 
-class UnusableModel(ValueError):
+class UnusableModel(Mendable, ValueError):
     "The files of a model were changed, or it expects other features than this code computes."
 
 

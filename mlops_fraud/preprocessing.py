@@ -20,13 +20,14 @@ from tqdm.auto import tqdm
 from .data.simulator import write_simulation
 from .features import NAMES
 from .schemas import COLUMNS
+from .settings import Mendable
 from .state import State
 
 # %% ../nbs/22_preprocessing.ipynb #fb97ccfc
 Split = Literal["train", "validation", "test"]
 
 
-class NotEnoughData(ValueError):
+class NotEnoughData(Mendable, ValueError):
     "The file cannot be learned from: no labels, or a part of it without a fraud."
 
 

@@ -14,10 +14,10 @@ from . import registry
 from .evaluation import Gate
 from .model import Model
 from .preprocessing import read_rows
-from .settings import Settings
+from .settings import Mendable, Settings
 
-# %% ../nbs/45_promotion.ipynb #62746056
-class NotJudged(RuntimeError):
+# %% ../nbs/45_promotion.ipynb #cb027367
+class NotJudged(Mendable, RuntimeError):
     "The candidate has not been evaluated, or another model was."
 
 

@@ -27,13 +27,13 @@ from mlflow.exceptions import MlflowException
 
 from .features import NAMES
 from .model import Description, Model
-from .settings import Settings, project_root, settings
+from .settings import Mendable, Settings, project_root, settings
 
 # %% ../nbs/26_registry.ipynb #a67f537a
 EXPERIMENT = "mobile-money-fraud"
 
 
-class NoModel(LookupError):
+class NoModel(Mendable, LookupError):
     "The registry has no version under the alias, or cannot be reached."
 
 

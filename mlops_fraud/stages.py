@@ -13,8 +13,10 @@ import papermill as pm
 import yaml
 from traitlets.config import Config
 
-# %% ../nbs/04_stages.ipynb #075ddf27
-class StageError(RuntimeError):
+from .settings import Mendable
+
+# %% ../nbs/04_stages.ipynb #bfbd5fd6
+class StageError(Mendable, RuntimeError):
     "A stage does not exist, was given a parameter that it does not have, or failed."
 
 

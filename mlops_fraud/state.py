@@ -16,6 +16,7 @@ import polars as pl
 from . import features as kernel
 from .features import FEATURES, Event, Memory, account_key, account_keys
 from .schemas import COLUMNS, TYPES, TransactionRequest
+from .settings import Mendable
 
 # %% ../nbs/21_state.ipynb #aa98f7fc
 TYPE_CODE = {name: code for code, name in enumerate(TYPES)}
@@ -35,12 +36,12 @@ def to_arrays(events: pl.DataFrame) -> Event:
         account_keys(events["nameDest"]),  # type: ignore[arg-type]
     )
 
-# %% ../nbs/21_state.ipynb #25519a99
-class OutOfOrder(ValueError):
+# %% ../nbs/21_state.ipynb #7928e5c7
+class OutOfOrder(Mendable, ValueError):
     "An event is earlier than one that the state already holds."
 
 
-class StateMismatch(ValueError):
+class StateMismatch(Mendable, ValueError):
     "A saved state was made with another feature table."
 
 

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CASH_IN', 'CASH_OUT', 'DEBIT', 'PAYMENT', 'TRANSFER', 'REAL_ROWS', 'REAL_TYPES', 'REAL_FRAUDS', 'REAL_FLAGGED',
            'HOURS', 'STEPS', 'REAL_HOURS', 'REAL_FIRST_STEPS', 'REAL_DAYS', 'DEVIATES', 'QUANTILES', 'LOOT', 'WALLET',
-           'HOUR_WEIGHT', 'HOUR_MEMORY', 'AGAIN', 'STAY', 'NEW_RECIPIENT', 'NEW_CASHIER', 'REGULAR', 'RETIRED',
-           'PENNILESS', 'NIGHT_TYPES', 'NIGHT', 'CAP', 'FLAG_ABOVE', 'FLAG_CHANCE', 'MISLABELLED', 'SPLIT', 'LULL',
-           'AWAKE', 'ASLEEP', 'ROW', 'MOMENT', 'ROW_GROUP', 'bent_lognormal', 'expected_traffic', 'plan', 'World',
-           'type_edges', 'dearness', 'create_world', 'new_name', 'some_money', 'recipient', 'begin', 'settle',
+           'HOUR_WEIGHT', 'HOUR_MEMORY', 'AGAIN', 'STAY', 'NEW_RECIPIENT', 'NEW_CASHIER', 'MULE_STAYS', 'REGULAR',
+           'RETIRED', 'PENNILESS', 'NIGHT_TYPES', 'NIGHT', 'CAP', 'FLAG_ABOVE', 'FLAG_CHANCE', 'MISLABELLED', 'SPLIT',
+           'LULL', 'AWAKE', 'ASLEEP', 'ROW', 'MOMENT', 'ROW_GROUP', 'bent_lognormal', 'expected_traffic', 'plan',
+           'World', 'type_edges', 'dearness', 'create_world', 'new_name', 'some_money', 'recipient', 'begin', 'settle',
            'genuine_amount', 'genuine', 'transfer_leg', 'cash_out_leg', 'fill', 'spell', 'account_names', 'columns',
            'tables', 'simulate', 'simulated', 'write_simulation']
 
@@ -76,6 +76,7 @@ AGAIN = np.array([0.59, 0.45, 0.13, 0.46, 0.46])  # chance that the same client 
 STAY = 0.25  # else that the same client does something else
 NEW_RECIPIENT = np.array([0.123, 0.143, 0.067, 1.0, 0.14])  # by type; merchants are always new
 NEW_CASHIER = 0.25  # the same for the cash-out of a fraud
+MULE_STAYS = 0.61  # chance that a mule joins the known recipients, such that 65 % of all mules never receive again
 REGULAR = 0.45  # of the known recipients drawn, those who are replaced by the nearest regular; every third is one
 RETIRED = 0.02  # the oldest recipients are not drawn any more
 PENNILESS = 0.5  # new recipients who begin with nothing
@@ -258,6 +259,9 @@ def transfer_leg(world: Any, row: Any, rng: Any) -> None:
     if now.loot == 0:
         now.loot = bent_lognormal(rng.standard_normal(), LOOT)
     row.type, row.fraud, row.payer, row.payee = TRANSFER, 1, new_name(rng), new_name(rng)
+    if rng.random() < MULE_STAYS and now.n_known < len(world.names):
+        world.names[now.n_known], world.balances[now.n_known] = row.payee, 0
+        now.n_known += 1
     row.amount = min(now.loot, CAP)
     row.payer_old = row.payer_new = now.loot
     row.flagged = row.amount > FLAG_ABOVE and rng.random() < FLAG_CHANCE

@@ -24,10 +24,10 @@ import httpx
 import numpy as np
 
 from ..data.simulator import write_simulation
-from ..settings import Settings, project_root
+from ..settings import Mendable, Settings, project_root
 
-# %% ../../nbs/62_local.ipynb #8d4a6a01
-class CannotRun(RuntimeError):
+# %% ../../nbs/62_local.ipynb #0679c3f0
+class CannotRun(Mendable, RuntimeError):
     "Something that the run needs is missing; the message says what to do."
 
 
@@ -104,7 +104,7 @@ def running(started: list[Server], logs: Path, cwd: Path) -> Iterator[dict[str, 
     try:
         for server in started:
             with (logs / f"{server.name.lower()}.log").open("wb") as log:
-                output = {"stdout": log, "stderr": subprocess.STDOUT}
+                output: dict[str, Any] = {"stdout": log, "stderr": subprocess.STDOUT}
                 processes[server.name] = subprocess.Popen(server.command, cwd=cwd, start_new_session=True, **output)
         for server in started:
             _wait_until_alive(server, processes[server.name], logs / f"{server.name.lower()}.log")
