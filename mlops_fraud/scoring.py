@@ -19,7 +19,7 @@ from . import registry
 from .data.ingest import valid_blocks
 from .decisions import verdict
 from .explain import explanation, reasons
-from .features import NAMES
+from .features import NAMES, Event
 from .ledger import Entry, IdTaken, Ledger
 from .registry import Version
 from .schemas import COLUMNS, DecisionResponse, ModelVersion, TransactionRequest
@@ -42,6 +42,7 @@ class Scorer:
         version = registry.load(chosen)
         snapshot = chosen.path(chosen.state_snapshot)
         state = State.load(snapshot) if chosen.state_snapshot and snapshot.exists() else State()
+        _warm_up(version)
         return cls(version, state, Ledger(chosen.path(chosen.ledger), state.history), chosen.n_reasons)
 
     def answer(self, tx: TransactionRequest) -> tuple[DecisionResponse, np.ndarray]:
@@ -81,6 +82,13 @@ class Scorer:
         self.ledger.append(Entry(tx, row, self.version.version, response.model_dump_json()))
         self.state.update(to_event(tx))
         return response
+
+# %% ../nbs/52_scoring.ipynb #7b8c03e6
+def _warm_up(version: Version) -> None:
+    "Have every compiled part of an answer called once, on a past that is thrown away."
+    state, nothing = State(), Event(0.0, 0, 0.0, np.uint64(0))
+    version.model.contributions(state.read(nothing)[None])
+    state.update(nothing)
 
 # %% ../nbs/52_scoring.ipynb #0667a400
 def score_blocks(version: Version, state: State, blocks: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:

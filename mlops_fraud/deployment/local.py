@@ -175,15 +175,7 @@ def demonstrate(url: str) -> Iterator[str]:
         told = f"A suspicious cash-out of {amount:,.2f}, right after a transfer of exactly this amount to a new account:\n"
         yield told + in_words(send("CASH_OUT", amount, f"C{mark}4", f"C{mark}5"))
 
-# %% ../../nbs/62_local.ipynb #80d146f9
-def _call(command: list[str], root: Path) -> None:
-    "Run a project's command with its output shown. Raises `CannotRun` with what to look at."
-    try:
-        subprocess.run(command, cwd=root, check=True)
-    except subprocess.CalledProcessError as error:
-        raise CannotRun(f"{' '.join(map(str, command[-2:]))} failed (exit code {error.returncode}); the reason stands above") from None
-
-
+# %% ../../nbs/62_local.ipynb #8d23584f
 def run(chosen: Settings, serve: bool = True) -> None:
     """The whole path of this chapter's first list; returns on Ctrl-C, or at once if not `serve`.
 
@@ -195,7 +187,8 @@ def run(chosen: Settings, serve: bool = True) -> None:
         check_ports(chosen)
     os.environ["PATH"] = f"{bin}{os.pathsep}{os.environ['PATH']}"  # DVC's stages call the project's own commands
     print(f"data: {provide_raw_file(root, chosen).relative_to(root)}", flush=True)
-    _call([str(bin / "dvc"), "repro"], root)
+    if subprocess.run([str(bin / "dvc"), "repro"], cwd=root).returncode:
+        raise CannotRun("dvc repro failed; the reason stands above")
     subprocess.run([str(bin / "mlops-fraud"), "promote"], cwd=root)  # a refused candidate leaves the champion, if there is one, in place
     if not serve:
         return
@@ -206,6 +199,9 @@ def run(chosen: Settings, serve: bool = True) -> None:
             print(f"\n{told}", flush=True)
         addresses = "\n".join(f"{server.name:7} {server.url}" for server in started)
         print(f"\n{addresses}\n\nCtrl-C ends all three.", flush=True)
-        while not (ended := [name for name, process in processes.items() if process.poll() is not None]):
-            time.sleep(0.5)
+        try:
+            while not (ended := [name for name, process in processes.items() if process.poll() is not None]):
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            return
     raise CannotRun(f"the {ended[0]} has ended; see {root / 'data/live/logs'}")
