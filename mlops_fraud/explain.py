@@ -26,7 +26,7 @@ def in_words(value: float, unit: str) -> str:
         case "transactions":
             return _plural(value, "transaction")
         case "times":
-            return f"{value:.3g} times"
+            return f"{value:.3g} times" if value >= 0.01 else "less than a hundredth of"
         case "yes/no":
             return "yes" if value else "no"
     return f"{value:g}"
