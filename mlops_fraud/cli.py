@@ -102,7 +102,8 @@ def promote() -> None:
     name = f"{settings().model_name} version {promotion.version}"
     if not promotion.gate.passed:
         _fail(f"{name} is registered, but the gate refuses it: {'; '.join(promotion.gate.refusals)}")
-    print(f"{name} answers as {settings().model_alias}")
+    doubt = ", provisionally: so few frauds make no trustworthy figures" if promotion.gate.provisional else ""
+    print(f"{name} answers as {settings().model_alias}{doubt}")
 
 
 @app.command()

@@ -124,10 +124,13 @@ class Gate(NamedTuple):
 
     passed: bool
     refusals: list[str]
+    provisional: bool = False  # too few frauds to judge by
 
 
-def gate(metrics: dict[str, float], min_lift: float, min_brier_skill: float) -> Gate:
+def gate(metrics: dict[str, float], min_frauds: int, min_lift: float, min_brier_skill: float) -> Gate:
     "The gate's verdict on the test metrics."
+    if metrics["frauds"] < min_frauds:
+        return Gate(True, [], provisional=True)
     refusals = []
     if metrics["lift"] < min_lift:
         refusals.append(f"average precision is {metrics['lift']:.1f} times the share of fraud; at least {min_lift:g} times is asked")
@@ -203,7 +206,17 @@ def report(metrics: dict[str, float], table: list[Score], outcome: Gate, thresho
     money += f"{metrics['money_stopped']:.1%} of the {metrics['fraud_money']:,.0f} in fraud is stopped, with {metrics['alerts']:,.0f} alerts, {metrics['false_alerts']:,.0f} of them false. "
     money += f"Cost: {metrics['cost']:,.0f}; approving everything: {metrics['cost_of_approving_all']:,.0f}.\n"
     honest = f"\n## Probabilities\n\nBrier score {metrics['brier']:.2e}, expected calibration error {metrics['calibration_error']:.2e}.\n"
-    verdict = "\n## Gate\n\n" + ("Passed." if outcome.passed else "Refused:\n\n" + "\n".join(f"* {r}" for r in outcome.refusals)) + "\n"
+    verdict = (
+        "\n## Gate\n\n"
+        + (
+            "Passed provisionally: too few frauds to judge by."
+            if outcome.provisional
+            else "Passed."
+            if outcome.passed
+            else "Refused:\n\n" + "\n".join(f"* {r}" for r in outcome.refusals)
+        )
+        + "\n"
+    )
     return head + scored + money + honest + verdict + "".join(f"\n![{f.replace('_', ' ')}](figures/evaluation/{f}.png)\n" for f in figures)
 
 # %% ../nbs/40_evaluation.ipynb #201732ad

@@ -55,63 +55,25 @@ class Feature(NamedTuple):
         window = {EVER: "", THIS_STEP: "this_step"}.get(self.window, f"{self.window:g}h")
         return "_".join(part for part in (self.entity, of, self.statistic, window) if part)
 
-# %% ../nbs/20_features.ipynb #bdf5f0ed
+# %% ../nbs/20_features.ipynb #29cedeed
 AMOUNT_CAP = 8e6
 
+# fmt: off
 FEATURES = (
     Feature("event", "amount", "the amount is {value}", "the amount is zero", "core", unit="money"),
     Feature("event", "is", "it is a transfer", "it is no transfer", "core", of=("TRANSFER",), unit="yes/no"),
     Feature("event", "is", "it is a cash-out", "it is no cash-out", "core", of=("CASH_OUT",), unit="yes/no"),
     Feature("event", "hour_of_day", "it happens at {value}", "it happens at midnight", "rhythm", unit="o'clock"),
     Feature("recipient", "count", "the recipient had {value} before", "the recipient had no transaction before", "core"),
-    Feature(
-        "recipient",
-        "sum",
-        "the recipient lately received {value}",
-        "the recipient lately received nothing",
-        "core",
-        window=24.0,
-        unit="money",
-    ),
-    Feature(
-        "recipient",
-        "hours_since_last",
-        "the recipient was last paid {value} ago",
-        "the recipient was never paid before",
-        "core",
-        unit="hours",
-    ),
+    Feature("recipient", "sum", "the recipient lately received {value}", "the recipient lately received nothing", "core", window=24.0, unit="money"),
+    Feature("recipient", "hours_since_last", "the recipient was last paid {value} ago", "the recipient was never paid before", "core", unit="hours"),
     Feature("recipient", "hours_since_first", "the recipient has been known for {value}", "the recipient is new", "core", unit="hours"),
-    Feature(
-        "amount",
-        "hours_since_last",
-        "exactly this amount was transferred {value} ago",
-        "exactly this amount was never transferred before",
-        "trace",
-        of=("TRANSFER",),
-        unit="hours",
-    ),
-    Feature(
-        "amount",
-        "count",
-        "{value} lately transferred exactly this amount",
-        "exactly this amount was not transferred lately",
-        "trace",
-        of=("TRANSFER",),
-        window=24.0,
-    ),
+    Feature("amount", "hours_since_last", "exactly this amount was transferred {value} ago", "exactly this amount was never transferred before", "trace", of=("TRANSFER",), unit="hours"),
+    Feature("amount", "count", "{value} lately transferred exactly this amount", "exactly this amount was not transferred lately", "trace", of=("TRANSFER",), window=24.0),
     Feature("traffic", "count", "{value} came before it in the same hour", "it is the first in its hour", "rhythm", window=THIS_STEP),
-    Feature(
-        "traffic",
-        "ratio_to_mean",
-        "the amount is {value} the hour's usual transfer or cash-out",
-        "nothing in this hour compares with it",
-        "rhythm",
-        of=("CASH_OUT", "TRANSFER"),
-        window=THIS_STEP,
-        unit="times",
-    ),
+    Feature("traffic", "ratio_to_mean", "the amount is {value} the hour's usual transfer or cash-out", "nothing in this hour compares with it", "rhythm", of=("CASH_OUT", "TRANSFER"), window=THIS_STEP, unit="times"),
 )
+# fmt: on
 NAMES = tuple(feature.name for feature in FEATURES)
 
 # %% ../nbs/20_features.ipynb #e3a0f39d

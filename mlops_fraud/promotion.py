@@ -53,7 +53,9 @@ def promote_candidate(candidate: Path, metrics: Path, rows: Path, to: Settings |
     """
     model = Model.load(candidate)
     judgement = read_judgement(metrics, model)
-    version = registry.register(model, read_rows(rows, "test").x[:5], judgement.metrics, to)
-    if judgement.gate.passed:
-        registry.promote(version, to)
-    return Promotion(version, judgement.gate)
+    version, gate = registry.register(model, read_rows(rows, "test").x[:5], judgement.metrics, to), judgement.gate
+    if gate.provisional and registry.champion_tags(to).get("provisional") == "False":
+        gate = Gate(False, ["there are too few frauds to judge it by, and the model that answers now was judged"])
+    if gate.passed:
+        registry.promote(version, to, gate.provisional)
+    return Promotion(version, gate)

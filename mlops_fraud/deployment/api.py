@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CANNOT_LOAD', 'ScorerDep', 'Explain', 'PROBLEMS', 'app', 'lifespan', 'get_scorer', 'Ready', 'Problem', 'predict',
-           'what_if', 'alive', 'ready', 'root', 'problem', 'invalid', 'out_of_order', 'id_taken', 'not_ready']
+           'what_if', 'alive', 'ready', 'problem', 'invalid', 'out_of_order', 'id_taken', 'not_ready']
 
 # %% ../../nbs/60_api.ipynb #9d371426
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from ..ledger import IdTaken
@@ -105,11 +105,6 @@ async def ready(scorer: ScorerDep) -> Ready:
     "The model that answers, and the past that it answers from."
     name, version, alias, _ = scorer.version
     return Ready(model=ModelVersion(name=name, version=version, alias=alias), step=scorer.state.step, events=scorer.state.n_events)
-
-
-@app.get("/", include_in_schema=False)
-async def root() -> RedirectResponse:
-    return RedirectResponse("/docs")
 
 # %% ../../nbs/60_api.ipynb #cd4b5ef7
 def problem(status: int, title: str, detail: str, errors: list[str] | None = None) -> JSONResponse:

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from ..decisions import Costs, choose_thresholds
+from ..decisions import Costs, choose_thresholds, thresholds_by_costs
 from ..model import Calibration, Model
 from ..preprocessing import Rows
-from ..schemas import Thresholds
-from .tuning import fit, training_sample
+from .tuning import FEW, fit, training_sample
 
 # %% ../../nbs/31_training.ipynb #82d14c3e
 def calibrate(margin: np.ndarray, y: np.ndarray) -> Calibration:
@@ -30,7 +29,9 @@ def calibrate(margin: np.ndarray, y: np.ndarray) -> Calibration:
 def train(params: dict[str, Any], train: Rows, validation: Rows, costs: Costs, max_trees: int, genuine_rows: int, seed: int) -> Model:
     "The model that `params` give: fitted on `train`, calibrated and given thresholds on `validation`."
     booster = fit(params, training_sample(train, genuine_rows, seed), validation, max_trees, seed)
-    unset = Thresholds(review=1.0, block=1.0)
+    unset = thresholds_by_costs(costs, float(train.amount[train.y == 1].mean()))
+    if validation.y.sum() < FEW:
+        return Model(booster, Calibration(), unset)
     calibration = calibrate(Model(booster, Calibration(), unset).margin(validation.x), validation.y)
     probability = Model(booster, calibration, unset).probability(validation.x)
     return Model(booster, calibration, choose_thresholds(probability, validation.y, validation.amount, costs))
