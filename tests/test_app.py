@@ -66,33 +66,28 @@ def test_the_app_says_what_to_do_when_the_api_is_away(open_app) -> None:
     assert page.get_by_text("Traceback").count() == 0
 
 
-def test_trying_counts_nothing_and_counting_counts_one(project: Project, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def score_page(project: Project, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
+    "The page on which a transaction is scored, without a browser, against an API with an empty past."
     with serve(project) as (url, _):
         monkeypatch.setenv("API_PORT", url.rsplit(":", 1)[1])
         monkeypatch.syspath_prepend(str(ROOT / "streamlit_app"))
         settings.cache_clear()
-        try:
-            page = AppTest.from_file(str(ROOT / "streamlit_app/pages/score.py"), default_timeout=60).run()
-            page.button[0].click().run()
-            assert "0 transactions" in page.caption[0].value
-            page.toggle[0].set_value(True)
-            page.button[0].click().run()
-            page.run()
-            assert "1 transactions" in page.caption[0].value
-            assert not page.exception
-        finally:
-            settings.cache_clear()
-
-
-def test_a_refused_transaction_is_explained_by_the_api_s_own_words(project: Project, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serve(project) as (url, _):
-        monkeypatch.setenv("API_PORT", url.rsplit(":", 1)[1])
-        monkeypatch.syspath_prepend(str(ROOT / "streamlit_app"))
+        yield AppTest.from_file(str(ROOT / "streamlit_app/pages/score.py"), default_timeout=60).run()
         settings.cache_clear()
-        try:
-            page = AppTest.from_file(str(ROOT / "streamlit_app/pages/score.py"), default_timeout=60).run()
-            page.number_input[0].set_value(0.001)
-            page.button[0].click().run()
-            assert "amount = 0.001; it must be a number from 0 to 10000000000 with at most two decimals" in page.error[0].value
-        finally:
-            settings.cache_clear()
+
+
+def test_trying_counts_nothing_and_counting_counts_one(score_page: AppTest) -> None:
+    score_page.button[0].click().run()
+    assert "0 transactions" in score_page.caption[0].value
+    score_page.toggle[0].set_value(True)
+    score_page.button[0].click().run()
+    score_page.run()
+    assert "1 transactions" in score_page.caption[0].value
+    assert not score_page.exception
+
+
+def test_a_refused_transaction_is_explained_by_the_api_s_own_words(score_page: AppTest) -> None:
+    score_page.number_input[0].set_value(0.001)
+    score_page.button[0].click().run()
+    assert "amount = 0.001; it must be a number from 0 to 10000000000 with at most two decimals" in score_page.error[0].value

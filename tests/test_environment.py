@@ -70,7 +70,7 @@ def test_a_shim_without_its_python_and_a_python_without_ensurepip_do_not_count(p
         f'exec {THIS_PYTHON} -S -c "import sys; sys.modules[\'ensurepip\'] = None; exec(sys.argv[1])" "$2"',
     )
     script(project.parent / "bin/python3-config", "echo 3.12 /usage")
-    complaint(environment(project, "--which-python"))
+    assert "no Python of 3.12 or later" in complaint(environment(project, "--which-python"))
 
 
 @pytest.mark.parametrize("name", ["python", "python3.13", "python-of-mine"])
