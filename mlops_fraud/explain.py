@@ -18,7 +18,7 @@ def in_words(value: float, unit: str) -> str:
     "`value` as it is said aloud in `unit`."
     match unit:
         case "money":
-            return f"{value:,.2f}"
+            return f"{value:,.2f}" if value < 100_000 else f"{value:,.0f}"  # a float32 knows no cents beyond
         case "hours":
             return "less than one hour" if value < 1 else _plural(value, "hour") if value < 48 else _plural(value / 24, "day")
         case "o'clock":
