@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, brier_score_loss, precision_recall_curve
 
 from .decisions import Costs, total_cost
-from .features import FEATURES
 from .model import Model
 from .preprocessing import Rows
 from .schemas import Thresholds
@@ -175,7 +174,7 @@ def plot_importance(model: Model, x: np.ndarray) -> Figure:
     order = np.argsort(strength)
     colours = {"core": "#0072B2", "rhythm": "#E69F00", "trace": "#009E73"}
     fig, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    ax.barh([FEATURES[i].name for i in order], strength[order], color=[colours[FEATURES[i].group] for i in order])
+    ax.barh([model.features[i].name for i in order], strength[order], color=[colours[model.features[i].group] for i in order])
     ax.set(xlabel="mean |SHAP|, log-odds", title="What the score rests on")
     ax.legend([plt.Rectangle((0, 0), 1, 1, color=c) for c in colours.values()], list(colours))
     return fig

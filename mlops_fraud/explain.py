@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['in_words', 'sentence', 'reasons', 'explanation']
 
-# %% ../nbs/50_explain.ipynb #2ed8aaf8
+# %% ../nbs/50_explain.ipynb #8f14cf07
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from .features import FEATURES, Feature
+from .features import Feature
 from .schemas import Explanation, Reason
 
 # %% ../nbs/50_explain.ipynb #000549fa
@@ -52,21 +53,22 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def reasons(row: np.ndarray, shap: np.ndarray, n: int) -> list[Reason]:
-    "The `n` strongest reasons for a score, from its features and their SHAP values (both of shape (n_features,))."
+def reasons(features: Sequence[Feature], row: np.ndarray, shap: np.ndarray, n: int) -> list[Reason]:
+    "The `n` strongest reasons for a score, from its `features`, their values and SHAP values (both of shape (n_features,))."
     strongest = [int(f) for f in np.argsort(-np.abs(shap), kind="stable")[:n] if shap[f] != 0]
     return [
-        Reason(feature=FEATURES[f].name, value=_known(float(row[f])), unit=FEATURES[f].unit, shap=float(shap[f]),
-               sentence=sentence(FEATURES[f], float(row[f]), float(shap[f])))
+        Reason(feature=features[f].name, value=_known(float(row[f])), unit=features[f].unit, shap=float(shap[f]),
+               sentence=sentence(features[f], float(row[f]), float(shap[f])))
         for f in strongest
     ]  # fmt: skip
 
 
-def explanation(row: np.ndarray, contributions: np.ndarray, margin: float) -> Explanation:
+def explanation(features: Sequence[Feature], row: np.ndarray, contributions: np.ndarray, margin: float) -> Explanation:
     "All of it: each feature's value and SHAP value, the base they start from and the margin they add up to."
     return Explanation(
         base=float(contributions[-1]),
         margin=margin,
-        values={feature.name: _known(float(value)) for feature, value in zip(FEATURES, row)},
-        shap={feature.name: float(part) for feature, part in zip(FEATURES, contributions)},
+        values={feature.name: _known(float(value)) for feature, value in zip(features, row)},
+        shap={feature.name: float(part) for feature, part in zip(features, contributions)},
+        units={feature.name: feature.unit for feature in features},
     )

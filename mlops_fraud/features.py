@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['EVER', 'THIS_STEP', 'ANY', 'ENTITIES', 'EVENT_STATISTICS', 'STATISTICS', 'AMOUNT_CAP', 'FEATURES', 'NAMES', 'COUNT',
-           'SUM', 'LAST', 'FIRST', 'NEEDS', 'Feature', 'Plan', 'type_mask', 'compile_plan', 'fingerprint', 'mix',
-           'hash_bytes', 'hash_all', 'account_key', 'account_keys', 'Memory', 'empty_memory', 'find', 'remember',
+           'SUM', 'LAST', 'FIRST', 'NEEDS', 'KERNEL', 'Feature', 'Plan', 'type_mask', 'compile_plan', 'fingerprint',
+           'mix', 'hash_bytes', 'hash_all', 'account_key', 'account_keys', 'Memory', 'empty_memory', 'find', 'remember',
            'reindex', 'grown', 'Event', 'decay', 'entity_key', 'event_feature', 'memory_feature', 'absent_feature',
            'read', 'update', 'step', 'fold']
 
-# %% ../nbs/20_features.ipynb #0395b34f
+# %% ../nbs/20_features.ipynb #fcd4c8a9
 import hashlib
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,8 @@ EVENT_STATISTICS = ("amount", "hour_of_day", "is")
 STATISTICS = ("count", "sum", "ratio_to_mean", "hours_since_last", "hours_since_first")
 
 
-class Feature(NamedTuple):
+@dataclass(frozen=True)
+class Feature:
     """One line of the feature table.
 
     `sentence` says the value aloud to a customer; `otherwise` says it when there is nothing to
@@ -133,9 +135,12 @@ def compile_plan(features: tuple[Feature, ...] = FEATURES) -> Plan:
     return Plan(*asked, memory, kinds, masks, half_lives, np.bitwise_or.reduce(masks, axis=1))
 
 
+KERNEL = 1  # the kernel's own version: raise it when a statistic comes to mean something else
+
+
 def fingerprint(features: tuple[Feature, ...] = FEATURES) -> str:
     "Changes when a feature's meaning changes; a model and a state carry it, so that they are never mixed up."
-    meaning = repr([(f.name, f.entity, f.statistic, f.of, f.window) for f in features] + [AMOUNT_CAP])
+    meaning = repr([(f.name, f.entity, f.statistic, f.of, f.window) for f in features] + [AMOUNT_CAP, KERNEL])
     return hashlib.sha256(meaning.encode()).hexdigest()[:16]
 
 # %% ../nbs/20_features.ipynb #91b1c514

@@ -49,7 +49,7 @@ class IdTaken(ValueError):
 
 # %% ../nbs/23_ledger.ipynb #df0cb679
 class Ledger:
-    "The log of decisions in the SQLite file at `path`. `history` names the saved state that they build on."
+    "The log of decisions in the SQLite file at `path`. `history` names the events that came before them."
 
     def __init__(self, path: Path, history: str = "none"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,9 +87,10 @@ class Ledger:
         request = TransactionRequest.model_validate({"transaction_id": transaction_id, **dict(zip(COLUMNS, values))})
         return Entry(request, np.frombuffer(features, np.float32), version, answer)
 
-    def events(self, block_rows: int = 1 << 16) -> Iterator[pl.DataFrame]:
-        "The logged transactions of this history, in order of arrival, in blocks."
-        cursor = self.connection.execute(f"SELECT {', '.join(COLUMNS)} FROM decisions WHERE history = ? ORDER BY sequence", (self.history,))
+    def events(self, skip: int = 0, block_rows: int = 1 << 16) -> Iterator[pl.DataFrame]:
+        "The logged transactions of this history but the first `skip`, in order of arrival, in blocks."
+        query = f"SELECT {', '.join(COLUMNS)} FROM decisions WHERE history = ? ORDER BY sequence LIMIT -1 OFFSET ?"
+        cursor = self.connection.execute(query, (self.history, skip))
         while rows := cursor.fetchmany(block_rows):
             yield pl.DataFrame(rows, schema=DTYPES, orient="row")
 

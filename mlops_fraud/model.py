@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import xgboost as xgb
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
-from .features import NAMES, fingerprint
+from .features import FEATURES, Feature, fingerprint
 from .schemas import Thresholds
 from .settings import Mendable
 
@@ -28,15 +28,17 @@ class Calibration(BaseModel):
 class Description(BaseModel):
     "All that a model is besides its trees."
 
-    features: list[str]
-    fingerprint: str  # of the feature table that it was trained with
+    model_config = ConfigDict(ser_json_inf_nan="strings")  # a window may be infinite, which JSON has no number for
+
+    features: tuple[Feature, ...]
+    fingerprint: str  # of this table, as the kernel computed it in training
     sha256: str  # of model.ubj
     calibration: Calibration
     thresholds: Thresholds
 
 
 class UnusableModel(Mendable, ValueError):
-    "The files of a model were changed, or it expects other features than this code computes."
+    "The files of a model were changed, or this code's kernel computes its features otherwise."
 
 
 def sha256(data: bytes) -> str:
@@ -46,12 +48,18 @@ def sha256(data: bytes) -> str:
 class Model:
     "A booster with its description. Rows are float32 arrays of shape (n, n_features), NaN where a value is missing."
 
-    def __init__(self, booster: xgb.Booster, calibration: Calibration, thresholds: Thresholds):
+    def __init__(self, booster: xgb.Booster, calibration: Calibration, thresholds: Thresholds, features: tuple[Feature, ...] = FEATURES):
         self.booster = booster
+        self.features = features
         self.trees = bytes(booster.save_raw("ubj"))
         self.description = Description(
-            features=list(NAMES), fingerprint=fingerprint(), sha256=sha256(self.trees), calibration=calibration, thresholds=thresholds
+            features=features, fingerprint=fingerprint(features), sha256=sha256(self.trees), calibration=calibration, thresholds=thresholds
         )
+
+    @property
+    def names(self) -> list[str]:
+        "Names of the features, in the order of a row."
+        return [feature.name for feature in self.features]
 
     def margin(self, rows: np.ndarray) -> np.ndarray:
         "Log-odds of fraud before calibration, float32 (n,)."
@@ -79,7 +87,7 @@ class Model:
 
     @classmethod
     def load(cls, folder: Path) -> "Model":
-        "The model in `folder`. Raises `UnusableModel` if it was altered or does not fit this code's features."
+        "The model in `folder`. Raises `UnusableModel` if it was altered or this code's kernel does not fit it."
         return cls.restore((folder / "model.ubj").read_bytes(), Description.model_validate_json((folder / "model.json").read_text()))
 
     @classmethod
@@ -89,10 +97,10 @@ class Model:
             raise UnusableModel(
                 f"model.ubj has the SHA-256 {sha256(trees)[:12]}..., its description says {description.sha256[:12]}...; register it again"
             )
-        if description.fingerprint != fingerprint():
+        if description.fingerprint != fingerprint(description.features):
             raise UnusableModel(
-                f"the model was trained with another feature table ({description.fingerprint}, here {fingerprint()}); run dvc repro, then mlops-fraud promote"
+                "the model's features were computed by another version of the kernel; train it with this one: dvc repro, then mlops-fraud promote"
             )
         booster = xgb.Booster(params={"nthread": 1})
         booster.load_model(bytearray(trees))
-        return cls(booster, description.calibration, description.thresholds)
+        return cls(booster, description.calibration, description.thresholds, description.features)

@@ -25,7 +25,6 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from .features import NAMES
 from .model import Description, Model
 from .settings import Mendable, Settings, project_root, settings
 
@@ -106,7 +105,7 @@ def register(model: Model, example: np.ndarray, metrics: dict[str, float], to: S
     sha = model.description.sha256
     if version := _find(client, name, sha):
         return version
-    frame = pl.DataFrame(example, schema=list(NAMES)).to_pandas()
+    frame = pl.DataFrame(example, schema=model.names).to_pandas()
     signature = mlflow.models.infer_signature(frame, model.booster.inplace_predict(example))
     tags = {"sha256": sha, "git_commit": git_commit(), "data_version": data_version()}
     with mlflow.start_run(run_name="champion candidate", tags=tags), warnings.catch_warnings():
@@ -154,7 +153,7 @@ def load(to: Settings | None = None) -> Version:
     """The version of `MODEL_NAME` under `MODEL_ALIAS`.
 
     Raises `NoModel` with the way to register one, or `UnusableModel` when the files are not
-    what the registry recorded, or were trained with another feature table.
+    what the registry recorded, or another version of the kernel computed their features.
     """
     client, chosen = connect(to), to or settings()
     try:

@@ -191,6 +191,7 @@ class Explanation(BaseModel):
     margin: float
     values: dict[str, float | None]
     shap: dict[str, float]
+    units: dict[str, str]
 
 
 class DecisionResponse(BaseModel):

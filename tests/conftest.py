@@ -29,13 +29,13 @@ class Project(NamedTuple):
 
     folder: Path
     events: pl.DataFrame
+    history: Path  # the events in a file
     rows: Path
-    state: Path
     settings: Settings
 
     def environment(self, **changes: str) -> dict[str, str]:
         "The settings as environment variables, with `changes`."
-        own = {"MLFLOW_TRACKING_URI": self.settings.tracking_uri, "LEDGER": str(self.folder / "ledger.sqlite"), "STATE_SNAPSHOT": ""}
+        own = {"MLFLOW_TRACKING_URI": self.settings.tracking_uri, "LEDGER": str(self.folder / "ledger.sqlite"), "HISTORY": ""}
         return {**own, **changes}
 
 
@@ -43,15 +43,15 @@ def make_project(folder: Path, events: pl.DataFrame) -> Project:
     "Train a small model on `events` and make it the champion of a registry in `folder`."
     source = folder / "events.parquet"
     events.write_parquet(source)
-    rows, state = folder / "rows.parquet", folder / "state.npz"
-    preprocess(source, rows, state)
+    rows = folder / "rows.parquet"
+    preprocess(source, rows, label_delay=0)
     validation = read_rows(rows, "validation")
     model = train(
         {"max_depth": 5}, read_rows(rows, "train"), validation, Costs(2_000.0, 20_000.0), max_trees=40, genuine_rows=50_000, seed=7
     )
     chosen = read_settings(mlflow_tracking_uri=f"sqlite:///{folder}/mlflow.db", ledger=str(folder / "ledger.sqlite"))
     registry.promote(registry.register(model, validation.x[:5], {}, chosen), chosen)
-    return Project(folder, events, rows, state, chosen)
+    return Project(folder, events, source, rows, chosen)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def open_app(browser: Browser, tmp_path: Path) -> Iterator:
 
 
 def test_an_analyst_scores_a_transaction_and_sees_why(project: Project, serve: Serve, open_app, tmp_path: Path) -> None:
-    with serve(project, STATE_SNAPSHOT=str(project.state)) as (url, _):
+    with serve(project, HISTORY=str(project.history)) as (url, _):
         page = open_app(url)
         page.get_by_role("button", name="Score").click(timeout=30_000)
         expect(page.get_by_text("at a probability of fraud of")).to_be_visible(timeout=30_000)

@@ -41,8 +41,9 @@ def test_a_file_replayed_through_http_gives_the_rows_of_the_pipeline_to_the_bit(
 def test_the_service_goes_on_where_the_pipeline_stopped(project: Project, serve: Serve) -> None:
     last = project.events.tail(1).select(COLUMNS)
     following = last.with_columns(amount=pl.lit(181.0))
-    state = State.load(project.state)
-    with serve(project, STATE_SNAPSHOT=str(project.state)) as (url, _):
+    state = State()
+    state.fold(project.events)
+    with serve(project, HISTORY=str(project.history)) as (url, _):
         assert httpx.get(f"{url}/readyz").json()["events"] == project.events.height
         answers = list(replay([following], url, "next", explain="full"))
     np.testing.assert_array_equal(rows_of(answers), state.fold(following))
