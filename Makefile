@@ -1,6 +1,6 @@
 # Settings pass through: make run API_PORT=8100 SIMULATED_ROWS=200000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-.PHONY: help run test data lab check clean lock
+.PHONY: help run test data lab ship check clean lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -10,9 +10,9 @@ run:  ## data, pipeline, champion, API, app and MLflow page; Ctrl-C ends them al
 	@scripts/environment run
 	@exec mlops-fraud run
 
-test:  ## every test (ARGS go to pytest: make test ARGS="-k replay")
+test:  ## every test (some: make test NOTEBOOKS=nbs/20_features.ipynb ARGS="-k replay")
 	@scripts/environment test
-	@CHROMIUM=$$(scripts/browser) && export CHROMIUM && nbdev-test --timing && exec pytest -q $(ARGS)
+	@CHROMIUM=$$(scripts/browser) && export CHROMIUM && nbdev-test --timing $(NOTEBOOKS) && exec pytest -q $(ARGS)
 
 data:  ## take data/raw/, or simulate a data set if it holds none, and ingest it
 	@scripts/environment run
@@ -22,6 +22,13 @@ data:  ## take data/raw/, or simulate a data set if it holds none, and ingest it
 lab:  ## JupyterLab on the notebooks
 	@scripts/environment lab
 	@exec jupyter lab --notebook-dir nbs $$([ $$(id -u) != 0 ] || echo --allow-root)
+
+ship:  ## a changed notebook becomes the champion: export, test, reproduce what it affects, register; a running API follows
+	@scripts/environment test
+	@nbdev-export
+	@$(MAKE) --no-print-directory test
+	@dvc repro
+	@exec mlops-fraud promote
 
 check:  ## what CI checks beside the tests: lint, format, types, notebooks and package agree
 	@scripts/environment test

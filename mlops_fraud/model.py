@@ -57,6 +57,11 @@ class Model:
         )
 
     @property
+    def identity(self) -> str:
+        "Names trees, features with their sentences, calibration and thresholds together: a change of any makes another model."
+        return sha256(self.trees + self.description.model_dump_json().encode())
+
+    @property
     def names(self) -> list[str]:
         "Names of the features, in the order of a row."
         return [feature.name for feature in self.features]

@@ -24,7 +24,7 @@ class NotJudged(Mendable, RuntimeError):
 class Judgement(NamedTuple):
     "What `metrics.json` says of a model."
 
-    model: str  # SHA-256 of its trees
+    model: str  # its identity
     gate: Gate
     metrics: dict[str, float]
 
@@ -34,7 +34,7 @@ def read_judgement(metrics: Path, model: Model) -> Judgement:
     if not metrics.exists():
         raise NotJudged(f"{metrics} does not exist; evaluate the candidate with: dvc repro")
     content = json.loads(metrics.read_text())
-    if content["model"] != model.description.sha256:
+    if content["model"] != model.identity:
         raise NotJudged(f"{metrics} judges another model than the candidate; evaluate it with: dvc repro")
     return Judgement(content["model"], Gate(**content["gate"]), content["metrics"])
 
@@ -53,7 +53,7 @@ def promote_candidate(candidate: Path, metrics: Path, rows: Path, to: Settings |
     """
     model = Model.load(candidate)
     judgement = read_judgement(metrics, model)
-    version, gate = registry.register(model, read_rows(rows, "test").x[:5], judgement.metrics, to), judgement.gate
+    version, gate = registry.register(model, read_rows(rows, "test", model.names).x[:5], judgement.metrics, to), judgement.gate
     if gate.provisional and registry.champion_tags(to).get("provisional") == "False":
         gate = Gate(False, ["there are too few frauds to judge it by, and the model that answers now was judged"])
     if gate.passed:

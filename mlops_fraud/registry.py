@@ -86,28 +86,27 @@ class Version(NamedTuple):
     model: Model
 
 
-def _find(client: MlflowClient, name: str, sha: str) -> str | None:
-    "The newest version of `name` with these trees."
+def _find(client: MlflowClient, name: str, identity: str) -> str | None:
+    "The newest version of `name` that is just this model."
     try:
-        found = [str(v.version) for v in client.search_model_versions(f"name = '{name}'") if v.tags.get("sha256") == sha]
+        found = [str(v.version) for v in client.search_model_versions(f"name = '{name}'") if v.tags.get("identity") == identity]
     except MlflowException:
         return None
     return max(found, key=int, default=None)
 
 
 def register(model: Model, example: np.ndarray, metrics: dict[str, float], to: Settings | None = None) -> str:
-    """Register `model` under `MODEL_NAME` unless its trees already are. Returns the version.
+    """Register `model` under `MODEL_NAME` unless it already is. Returns the version.
 
     `example` is a few rows, float32 (n, n_features); `metrics` are logged beside the model.
     """
     use_experiment(to)
     client, name = MlflowClient(), (to or settings()).model_name
-    sha = model.description.sha256
-    if version := _find(client, name, sha):
+    if version := _find(client, name, model.identity):
         return version
     frame = pl.DataFrame(example, schema=model.names).to_pandas()
     signature = mlflow.models.infer_signature(frame, model.booster.inplace_predict(example))
-    tags = {"sha256": sha, "git_commit": git_commit(), "data_version": data_version()}
+    tags = {"identity": model.identity, "git_commit": git_commit(), "data_version": data_version()}
     with mlflow.start_run(run_name="champion candidate", tags=tags), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow advises a virtual environment for the example; the requirements are pinned
         mlflow.log_metrics(metrics)

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from ..decisions import Costs, choose_thresholds, thresholds_by_costs
+from ..features import FEATURES, Feature
 from ..model import Calibration, Model
 from ..preprocessing import Rows
 from .tuning import FEW, fit, training_sample
@@ -26,12 +27,21 @@ def calibrate(margin: np.ndarray, y: np.ndarray) -> Calibration:
     return Calibration(slope=slope, intercept=float(fitted.intercept_[0]))
 
 
-def train(params: dict[str, Any], train: Rows, validation: Rows, costs: Costs, max_trees: int, genuine_rows: int, seed: int) -> Model:
-    "The model that `params` give: fitted on `train`, calibrated and given thresholds on `validation`."
+def train(
+    params: dict[str, Any],
+    train: Rows,
+    validation: Rows,
+    costs: Costs,
+    max_trees: int,
+    genuine_rows: int,
+    seed: int,
+    features: tuple[Feature, ...] = FEATURES,
+) -> Model:
+    "The model that `params` give: fitted on `train` rows of `features`, calibrated and given thresholds on `validation`."
     booster = fit(params, training_sample(train, genuine_rows, seed), validation, max_trees, seed)
     unset = thresholds_by_costs(costs, float(train.amount[train.y == 1].mean()))
     if validation.y.sum() < FEW:
-        return Model(booster, Calibration(), unset)
+        return Model(booster, Calibration(), unset, features)
     calibration = calibrate(Model(booster, Calibration(), unset).margin(validation.x), validation.y)
     probability = Model(booster, calibration, unset).probability(validation.x)
-    return Model(booster, calibration, choose_thresholds(probability, validation.y, validation.amount, costs))
+    return Model(booster, calibration, choose_thresholds(probability, validation.y, validation.amount, costs), features)
