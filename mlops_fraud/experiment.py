@@ -19,7 +19,7 @@ import yaml
 from sklearn.metrics import average_precision_score
 
 from . import registry
-from .decisions import Costs, total_cost
+from .decisions import Costs
 from .evaluation import resampled_scores, slices
 from .features import fingerprint
 from .model import Model
@@ -88,7 +88,8 @@ def answer_times(models: list[Model], events: Path, n_answers: int = 300) -> np.
     for state in states:
         state.fold(before)
     taken = np.empty((len(models), n_answers))
-    for i, event in enumerate(Event(*values) for values in zip(*asked)):
+    for i in range(n_answers):
+        event = Event(*(column[i] for column in asked))  # type: ignore[index]
         for m, (model, state) in enumerate(zip(models, states)):
             began = time.perf_counter()
             row = state.read(event)[None]
