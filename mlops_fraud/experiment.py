@@ -83,13 +83,14 @@ def money_differences(
 def answer_times(models: list[Model], events: Path, n_answers: int = 300) -> np.ndarray:
     "Microseconds of each of `n_answers` answers by each model, shape (n_models, n_answers), after the first block of `events`."
     block = next(event_blocks(events))
-    before, asked = block[:-n_answers], to_arrays(block[-n_answers:])
+    before = block[:-n_answers]
+    asked: Any = to_arrays(block[-n_answers:])
     states = [State(model.features) for model in models]
     for state in states:
         state.fold(before)
     taken = np.empty((len(models), n_answers))
     for i in range(n_answers):
-        event = Event(*(column[i] for column in asked))  # type: ignore[index]
+        event = Event(*(column[i] for column in asked))
         for m, (model, state) in enumerate(zip(models, states)):
             began = time.perf_counter()
             row = state.read(event)[None]

@@ -50,9 +50,9 @@ def timing(stage: str, executed: nbformat.NotebookNode) -> str:
     "How long an executed notebook took, and its slowest cell."
     cells = [cell for cell in executed.cells if cell.cell_type == "code" and cell.metadata.get("papermill", {}).get("duration")]
     slowest = max(cells, key=lambda cell: cell.metadata.papermill.duration)
-    last_line = slowest.source.rstrip().splitlines()[-1].strip()
+    line = next((line.strip() for line in slowest.source.splitlines() if line.strip() and not line.startswith("#")), "")
     total = sum(cell.metadata.papermill.duration for cell in cells)
-    shown = last_line if len(last_line) <= 60 else f"{last_line[:57]}..."
+    shown = line if len(line) <= 60 else f"{line[:57]}..."
     return f"{stage}: {len(cells)} cells in {total:.1f} s; the slowest took {slowest.metadata.papermill.duration:.1f} s: {shown}"
 
 
