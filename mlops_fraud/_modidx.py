@@ -277,6 +277,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'mlops_fraud/preprocessing.py'),
                                            'mlops_fraud.preprocessing.example_rows': ( 'preprocessing.html#example_rows',
                                                                                        'mlops_fraud/preprocessing.py'),
+                                           'mlops_fraud.preprocessing.feasible_delay': ( 'preprocessing.html#feasible_delay',
+                                                                                         'mlops_fraud/preprocessing.py'),
                                            'mlops_fraud.preprocessing.preprocess': ( 'preprocessing.html#preprocess',
                                                                                      'mlops_fraud/preprocessing.py'),
                                            'mlops_fraud.preprocessing.read_rows': ( 'preprocessing.html#read_rows',
