@@ -1,6 +1,6 @@
 # Settings pass through: make run API_PORT=8100 SIMULATED_ROWS=200000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-.PHONY: help run test data lab ship check clean lock
+.PHONY: help run test data lab ship hooks check clean lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -29,6 +29,10 @@ ship:  ## a changed notebook becomes the champion: export, test, reproduce what 
 	@$(MAKE) --no-print-directory test
 	@dvc repro
 	@exec mlops-fraud promote
+
+hooks:  ## once per clone: notebooks clean when committed, readable in git diff, merged cell by cell
+	@scripts/environment test
+	@scripts/hooks
 
 check:  ## what CI checks beside the tests: lint, format, types, notebooks and package agree
 	@scripts/environment test

@@ -1,7 +1,9 @@
 """What several tests share: a trained model in a registry of its own, and a running service."""
 
 import os
+import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -99,6 +101,23 @@ def serve(tmp_path: Path) -> Serve:
         return serving(project.environment(**changes), tmp_path / "logs")
 
     return start
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    "The tracked files as they are now, under git, without data or models."
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")[:-1]
+    for name in tracked:
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    subprocess.run([*git, "init", "-q"], cwd=folder, check=True)
+    subprocess.run([*git, "add", "-A"], cwd=folder, check=True)
+    subprocess.run([*git, "commit", "-qm", "as it is"], cwd=folder, check=True)
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,24 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import KAGGLE, ROOT, free_port
-
-
-@pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    "The tracked files as they are now, under git, without data or models."
-    folder = tmp_path / "clone"
-    folder.mkdir()
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")[:-1]
-    for name in tracked:
-        if (ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
-    subprocess.run([*git, "init", "-q"], cwd=folder, check=True)
-    subprocess.run([*git, "add", "-A"], cwd=folder, check=True)
-    subprocess.run([*git, "commit", "-qm", "as it is"], cwd=folder, check=True)
-    return folder
+from conftest import KAGGLE, free_port
 
 
 def start(clone: Path, **changes: str) -> tuple[subprocess.Popen[bytes], Path]:

@@ -1,0 +1,62 @@
+"""What DVC keeps comes back from an S3 bucket, byte for byte."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from conftest import KAGGLE, ROOT, free_port
+
+from mlops_fraud.deployment.local import Server, running
+
+KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "eu-north-1"}
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    "The address of an S3-compatible server with a bucket `fraud`."
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [str(Path(sys.executable).with_name("moto_server")), "-p", str(port)]
+    with running([Server("S3", command, url, "/moto-api/data.json")], tmp_path / "logs", tmp_path):
+        boto3.client("s3", endpoint_url=url).create_bucket(Bucket="fraud", CreateBucketConfiguration={"LocationConstraint": "eu-north-1"})
+        yield url
+
+
+def test_events_are_pushed_to_a_bucket_and_pulled_by_another_clone(clone: Path, bucket: str) -> None:
+    shutil.copy(KAGGLE, clone / "data/raw/paysim.csv")
+    environment = {**os.environ, "PYTHONPATH": str(clone)}
+
+    def dvc(*args: str, at: Path = clone) -> None:
+        done = subprocess.run(["dvc", *args], cwd=at, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def digest(at: Path) -> str:
+        return hashlib.sha256((at / "data/interim/events.parquet").read_bytes()).hexdigest()
+
+    dvc("remote", "modify", "storage", "url", "s3://fraud/mlops-fraud")
+    dvc("remote", "modify", "--local", "storage", "endpointurl", bucket)
+    dvc("repro", "-q", "ingest")
+    dvc("push", "-q", "ingest")
+    kept = boto3.client("s3", endpoint_url=bucket).list_objects_v2(Bucket="fraud", Prefix="mlops-fraud/")
+    assert kept["KeyCount"] >= 2
+
+    other = clone.parent / "other"
+    subprocess.run(["git", "clone", "-q", str(clone), str(other)], check=True)
+    for name in (".dvc/config", ".dvc/config.local", "dvc.lock"):
+        shutil.copy(clone / name, other / name)
+    dvc("pull", "-q", "ingest", at=other)
+    assert digest(other) == digest(clone)
+
+
+def test_without_a_bucket_a_folder_keeps_them(clone: Path) -> None:
+    told = subprocess.run(["dvc", "remote", "list"], cwd=clone, capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["storage", str(clone / "data/remote"), "(default)"]
+    assert subprocess.run(["git", "check-ignore", "-q", "data/remote"], cwd=ROOT).returncode == 0
