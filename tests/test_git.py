@@ -46,14 +46,27 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path / "clone")
 
 
-def test_outputs_are_not_committed(checkout: Checkout) -> None:
+def test_outputs_stay_in_the_working_copy_and_are_never_committed(checkout: Checkout) -> None:
     notebook = checkout.read()
     cell = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
-    cell |= {"execution_count": 7, "outputs": [{"name": "stdout", "output_type": "stream", "text": ["a balance of 181.00"]}]}
+    cell |= {"execution_count": 7, "outputs": [{"name": "stdout", "output_type": "stream", "text": ["kept on the screen"]}]}
+    notebook["metadata"]["language_info"] = {"name": "python", "version": "3.12.1"}
     checkout.write(notebook)
-    said = checkout.git("commit", "-am", "with outputs", status=1)
-    assert "notebooks are clean" in said and "files were modified by this hook" in said
-    assert "181.00" not in (checkout.folder / NAME).read_text()
+    assert checkout.git("status", "--porcelain").split() in ([], ["M", NAME])
+    checkout.git("add", NAME)
+    assert checkout.git("diff", "--cached", "--name-only") == ""
+    checkout.say(0, "A new sentence.")
+    checkout.git("commit", "-qam", "a sentence")
+    committed = checkout.git("show", f"HEAD:{NAME}")
+    assert "A new sentence." in committed
+    assert not any(word in committed for word in ("kept on the screen", "language_info", '"execution_count": 7'))
+    assert "kept on the screen" in (checkout.folder / NAME).read_text()
+
+
+def test_what_is_committed_is_clean() -> None:
+    for path in subprocess.run(["git", "ls-files", "nbs/*.ipynb"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split():
+        committed = subprocess.run(["git", "show", f":{path}"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert all(not cell.get("outputs") and not cell.get("execution_count") for cell in json.loads(committed)["cells"]), path
 
 
 def test_a_diff_shows_cells_and_not_json(checkout: Checkout) -> None:
