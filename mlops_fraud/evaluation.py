@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['BUSY', 'BUDGETS', 'FEW', 'traffic_masks', 'Score', 'resampled_scores', 'score', 'slices', 'scores',
-           'calibration_error', 'at_budget', 'economics', 'Gate', 'gate', 'summary', 'plot_precision_recall',
-           'plot_importance', 'report', 'write_report']
+           'calibration_error', 'at_budget', 'economics', 'Gate', 'gate', 'summary', 'precision_by_recall',
+           'plot_precision_recall', 'importance', 'plot_importance', 'report', 'write_report']
 
 # %% ../nbs/40_evaluation.ipynb #16271bf6
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import polars as pl
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, brier_score_loss, precision_recall_curve
 
@@ -158,7 +159,19 @@ def summary(rows: Rows, probability: np.ndarray, table: list[Score], thresholds:
         }
     return found | economics(rows, probability, thresholds, costs)
 
-# %% ../nbs/40_evaluation.ipynb #9746273e
+# %% ../nbs/40_evaluation.ipynb #1a29cb2a
+def precision_by_recall(rows: Rows, probability: np.ndarray, n_points: int = 100) -> pl.DataFrame:
+    "Precision `overall`, `live` and `busy` at `recall` in steps of 1 / `n_points`; null where a slice has none."
+    wanted = np.arange(1, n_points + 1) / n_points
+    found: dict[str, Any] = {"recall": wanted}
+    for name, mask in traffic_masks(rows).items():
+        found[name] = np.full(n_points, np.nan)
+        if 0 < rows.y[mask].sum() < mask.sum():
+            precision, recall, _ = precision_recall_curve(rows.y[mask], probability[mask])
+            found[name] = np.maximum.accumulate(precision)[np.searchsorted(-recall, -wanted, side="right") - 1]
+    return pl.DataFrame(found).with_columns(pl.col(pl.Float64).fill_nan(None).round(4))
+
+
 def plot_precision_recall(rows: Rows, probability: np.ndarray) -> Figure:
     "Precision against recall, overall, live and busy."
     fig, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
@@ -171,13 +184,20 @@ def plot_precision_recall(rows: Rows, probability: np.ndarray) -> Figure:
     return fig
 
 
-def plot_importance(model: Model, x: np.ndarray) -> Figure:
-    "Mean absolute SHAP value of each feature over the rows `x`."
+def importance(model: Model, x: np.ndarray) -> pl.DataFrame:
+    "`feature`, `group` and `mean_abs_shap` over the rows `x`, the strongest first."
     strength = np.abs(model.contributions(x)[:, :-1]).mean(axis=0)
-    order = np.argsort(strength)
+    groups = [feature.group for feature in model.features]
+    table = pl.DataFrame({"feature": model.names, "group": groups, "mean_abs_shap": strength})
+    return table.sort("mean_abs_shap", descending=True, maintain_order=True)
+
+
+def plot_importance(table: pl.DataFrame) -> Figure:
+    "The table of `importance` as bars."
     colours = {"core": "#0072B2", "rhythm": "#E69F00", "trace": "#009E73"}
     fig, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    ax.barh([model.features[i].name for i in order], strength[order], color=[colours[model.features[i].group] for i in order])
+    ax.barh(table["feature"], table["mean_abs_shap"], color=[colours[group] for group in table["group"]])
+    ax.invert_yaxis()
     ax.set(xlabel="mean |SHAP|, log-odds", title="What the score rests on")
     ax.legend([plt.Rectangle((0, 0), 1, 1, color=c) for c in colours.values()], list(colours))
     return fig
@@ -230,9 +250,13 @@ def write_report(
     outcome: Gate,
     thresholds: Thresholds,
     figures: dict[str, Figure],
+    plots: dict[str, pl.DataFrame],
 ) -> None:
-    "Write `evaluation.md`, `metrics.json` and the figures to `folder`. `identity` names the model that was judged."
-    (folder / "figures/evaluation").mkdir(parents=True, exist_ok=True)
+    "Write `evaluation.md`, `metrics.json`, the figures and the data of DVC's plots to `folder`. `identity` names the model that was judged."
+    for subfolder in ("figures/evaluation", "plots"):
+        (folder / subfolder).mkdir(parents=True, exist_ok=True)
+    for name, data in plots.items():
+        data.with_columns(pl.col(pl.Float32).round(4)).write_csv(folder / f"plots/{name}.csv")
     for name, figure in figures.items():
         figure.savefig(folder / f"figures/evaluation/{name}.png", dpi=110, metadata={"Software": None})
     (folder / "evaluation.md").write_text(report(metrics, table, outcome, thresholds, list(figures)))

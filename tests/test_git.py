@@ -80,7 +80,7 @@ def test_two_changes_of_one_notebook_merge(checkout: Checkout) -> None:
     for branch, cell in (("one", 0), ("other", 2)):
         checkout.git("checkout", "-qb", branch, "origin/HEAD")
         checkout.say(cell, f"Said on {branch}.")
-        checkout.git("commit", "-qam", branch)
+        checkout.git("commit", "-qnam", branch)
     checkout.git("merge", "-q", "one", "-m", "both")
     text = (checkout.folder / NAME).read_text()
     assert "Said on one." in text and "Said on other." in text and "<<<<<<<" not in text
