@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from mlops_fraud import registry
 from mlops_fraud.data.ingest import ingest
@@ -87,6 +88,18 @@ def serving(environment: dict[str, str], logs: Path) -> Iterator[tuple[str, int]
     )
     with running([server], logs, ROOT) as processes:
         yield server.url, processes["API"].pid
+
+
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    "The Chromium that `make test` found; without one, scripts/browser says how to get it."
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM"), args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
 
 
 Serve = Callable[..., AbstractContextManager[tuple[str, int]]]
