@@ -1,7 +1,9 @@
 """What several tests share: a trained model in a registry of its own, and a running service."""
 
 import os
+import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,6 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from mlops_fraud import registry
 from mlops_fraud.data.ingest import ingest
@@ -22,6 +25,7 @@ from mlops_fraud.training.train import train
 
 ROOT = project_root()
 KAGGLE = ROOT / "tests/data/kaggle_head.csv"
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 
 
 class Project(NamedTuple):
@@ -99,6 +103,25 @@ def serve(tmp_path: Path) -> Serve:
         return serving(project.environment(**changes), tmp_path / "logs")
 
     return start
+
+
+def copy_tracked(folder: Path) -> Path:
+    "The tracked files as they are now, in `folder`: no data, models or reports of a run."
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")[:-1]
+    for name in tracked:
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    "The Chromium that `make test` found; without one, scripts/browser says how to get it."
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM"), args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,19 +10,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import KAGGLE, ROOT, free_port
+from conftest import KAGGLE, copy_tracked, free_port
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     "The tracked files as they are now, under git, without data or models."
-    folder = tmp_path / "clone"
-    folder.mkdir()
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")[:-1]
-    for name in tracked:
-        if (ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    folder = copy_tracked(tmp_path / "clone")
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
     subprocess.run([*git, "init", "-q"], cwd=folder, check=True)
     subprocess.run([*git, "add", "-A"], cwd=folder, check=True)
