@@ -1,6 +1,6 @@
 # Settings pass through: make run API_PORT=8100 SIMULATED_ROWS=200000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-.PHONY: help run test data lab ship hooks check clean lock
+.PHONY: help run test data lab docs ship hooks check clean lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -23,6 +23,10 @@ lab:  ## JupyterLab on the notebooks
 	@scripts/environment lab
 	@exec jupyter lab --notebook-dir nbs $$([ $$(id -u) != 0 ] || echo --allow-root)
 
+docs:  ## the book: chapters with their figures, reports, reference; _docs/index.html (ARGS go to scripts/book)
+	@scripts/environment docs
+	@exec scripts/book $(ARGS)
+
 ship:  ## a changed notebook becomes the champion: export, test, reproduce what it affects, register; a running API follows
 	@scripts/environment test
 	@nbdev-export
@@ -41,6 +45,6 @@ check:  ## what CI checks beside the tests: lint, format, types, notebooks and p
 lock:  ## resolve pyproject.toml into requirements/ (ARGS=--upgrade for newer versions)
 	@scripts/lock $(ARGS)
 
-clean:  ## remove .venv and caches; data, models and reports stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
+clean:  ## remove .venv, caches and the book; data, models and reports stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache _docs _proc *.egg-info
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -25,6 +25,7 @@ from mlops_fraud.training.train import train
 
 ROOT = project_root()
 KAGGLE = ROOT / "tests/data/kaggle_head.csv"
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 
 
 class Project(NamedTuple):
@@ -116,16 +117,20 @@ def serve(tmp_path: Path) -> Serve:
     return start
 
 
-@pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    "The tracked files as they are now, under git, without data or models."
-    folder = tmp_path / "clone"
-    folder.mkdir()
+def copy_tracked(folder: Path) -> Path:
+    "The tracked files as they are now, in `folder`: no data, models or reports of a run."
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")[:-1]
     for name in tracked:
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    "`copy_tracked` under git."
+    folder = copy_tracked(tmp_path / "clone")
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
     subprocess.run([*git, "init", "-q"], cwd=folder, check=True)
     subprocess.run([*git, "add", "-A"], cwd=folder, check=True)
