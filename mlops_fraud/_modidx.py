@@ -359,6 +359,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mlops_fraud.settings.settings': ('settings.html#settings', 'mlops_fraud/settings.py')},
             'mlops_fraud.stages': { 'mlops_fraud.stages.StageError': ('stages.html#stageerror', 'mlops_fraud/stages.py'),
                                     'mlops_fraud.stages.find_notebook': ('stages.html#find_notebook', 'mlops_fraud/stages.py'),
+                                    'mlops_fraud.stages.local_sockets': ('stages.html#local_sockets', 'mlops_fraud/stages.py'),
                                     'mlops_fraud.stages.run_notebook': ('stages.html#run_notebook', 'mlops_fraud/stages.py'),
                                     'mlops_fraud.stages.run_stage': ('stages.html#run_stage', 'mlops_fraud/stages.py'),
                                     'mlops_fraud.stages.stage_parameters': ('stages.html#stage_parameters', 'mlops_fraud/stages.py'),

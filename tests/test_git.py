@@ -41,9 +41,9 @@ class Checkout:
         self.write(notebook)
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Checkout:
-    return Checkout(tmp_path / "clone")
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    return Checkout(tmp_path_factory.mktemp("git") / "clone")
 
 
 def test_outputs_stay_in_the_working_copy_and_are_never_committed(checkout: Checkout) -> None:
@@ -61,6 +61,7 @@ def test_outputs_stay_in_the_working_copy_and_are_never_committed(checkout: Chec
     assert "A new sentence." in committed
     assert not any(word in committed for word in ("kept on the screen", "language_info", '"execution_count": 7'))
     assert "kept on the screen" in (checkout.folder / NAME).read_text()
+    checkout.git("checkout", "-q", "--", NAME)
 
 
 def test_what_is_committed_is_clean() -> None:
@@ -74,6 +75,7 @@ def test_a_diff_shows_cells_and_not_json(checkout: Checkout) -> None:
     shown = checkout.git("diff")
     assert "nbdiff" in shown and "A new sentence." in shown
     assert '"cell_type"' not in shown and "execution_count" not in shown
+    checkout.git("checkout", "-q", "--", NAME)
 
 
 def test_two_changes_of_one_notebook_merge(checkout: Checkout) -> None:
