@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 
 from . import features as kernel
-from .features import FEATURES, Event, Memory, account_key, account_keys
-from .schemas import COLUMNS, TYPES, TransactionRequest
+from .features import FEATURES, Event, account_key, account_keys
+from .schemas import TYPES, TransactionRequest
 from .settings import Mendable
 
 # %% ../nbs/21_state.ipynb #aa98f7fc
@@ -31,7 +31,7 @@ def to_arrays(events: pl.DataFrame) -> Event:
     "The same for a frame: an `Event` of columns, each of shape (n_events,)."
     return Event(
         events["step"].cast(pl.Float64).to_numpy(),  # type: ignore[arg-type]
-        events["type"].cast(pl.String).replace_strict(TYPE_CODE, return_dtype=pl.Int64).to_numpy(),  # type: ignore[arg-type]
+        events["type"].cast(pl.Enum(TYPES)).to_physical().cast(pl.Int64).to_numpy(),  # type: ignore[arg-type]
         events["amount"].to_numpy(),  # type: ignore[arg-type]
         account_keys(events["nameDest"]),  # type: ignore[arg-type]
     )
@@ -92,7 +92,7 @@ class State:
         self.check_order(int(steps[0]))
         self._make_room(events.height)
         out = np.empty((events.height, len(FEATURES)), np.float32)
-        kernel.fold(self.plan, self.memory, *to_arrays(events.select(COLUMNS)), out)
+        kernel.fold(self.plan, self.memory, to_arrays(events), out)
         self.step, self.n_events = int(steps[-1]), self.n_events + events.height
         return out
 
@@ -114,7 +114,7 @@ class State:
             if str(saved["fingerprint"]) != kernel.fingerprint():
                 raise StateMismatch(f"{path} was made with another feature table; run dvc repro to rebuild it")
             state = cls(capacity=0)
-            saved_memory = Memory(state.memory.slots, saved["keys"], saved["rows"], np.array([len(saved["keys"])]))
+            saved_memory = state.memory._replace(keys=saved["keys"], rows=saved["rows"], size=np.array([len(saved["keys"])]))
             state.memory = kernel.grown(state.plan, saved_memory, 2 * len(saved["keys"]) + 1024)
             state.step, state.n_events = (int(v) for v in saved["clock"])
             state.history = hashlib.sha256(saved["keys"].tobytes() + saved["rows"].tobytes()).hexdigest()[:16]
