@@ -93,7 +93,7 @@ def eda(folder: Path) -> float:
 def fold(folder: Path) -> float:
     import polars as pl
 
-    from mlops_fraud.preprocessing import _blocks as event_blocks
+    from mlops_fraud.preprocessing import event_blocks
     from mlops_fraud.state import State
 
     warm_up()
