@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['EVER', 'THIS_STEP', 'ANY', 'ENTITIES', 'EVENT_STATISTICS', 'STATISTICS', 'AMOUNT_CAP', 'FEATURES', 'NAMES', 'COUNT',
-           'SUM', 'LAST', 'FIRST', 'NEEDS', 'KERNEL', 'Feature', 'Plan', 'type_mask', 'compile_plan', 'fingerprint',
-           'mix', 'hash_bytes', 'hash_all', 'account_key', 'account_keys', 'Memory', 'empty_memory', 'find', 'remember',
-           'reindex', 'grown', 'Event', 'decay', 'entity_key', 'event_feature', 'memory_feature', 'absent_feature',
-           'read', 'update', 'step', 'fold']
+           'SUM', 'LAST', 'FIRST', 'NEEDS', 'KERNEL', 'compiled', 'AHEAD', 'Feature', 'Plan', 'type_mask',
+           'compile_plan', 'fingerprint', 'mix', 'hash_bytes', 'hash_all', 'account_key', 'account_keys', 'Memory',
+           'empty_memory', 'find', 'reindex', 'grown', 'Event', 'decay', 'entity_key', 'event_feature',
+           'memory_feature', 'recall', 'describe', 'counted', 'include', 'read', 'update', 'step', 'touch', 'event_at',
+           'fold']
 
 # %% ../nbs/20_features.ipynb #fcd4c8a9
 import hashlib
@@ -143,8 +144,14 @@ def fingerprint(features: tuple[Feature, ...] = FEATURES) -> str:
     meaning = repr([(f.name, f.entity, f.statistic, f.of, f.window) for f in features] + [AMOUNT_CAP, KERNEL])
     return hashlib.sha256(meaning.encode()).hexdigest()[:16]
 
-# %% ../nbs/20_features.ipynb #91b1c514
-@njit(cache=True)
+# %% ../nbs/20_features.ipynb #fc1b6d8b
+# All of a `step` becomes one piece of machine code, in which no division raises. Across calls, or behind a check
+# for zero, numba would count references to the plan's and the memory's arrays, and that takes thrice the time of the rest.
+# While one thread folds a history, another answers (nogil).
+compiled = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+
+
+@compiled
 def mix(entity, key):
     "One well-spread uint64 for `key` (uint64) of `entity` (int)."
     z = key + np.uint64(0x9E3779B97F4A7C15) * np.uint64(entity + 1)
@@ -153,7 +160,7 @@ def mix(entity, key):
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True)
+@compiled
 def hash_bytes(data, start, end):
     "FNV-1a of `data[start:end]` (uint8), as uint64."
     h = np.uint64(0xCBF29CE484222325)
@@ -162,7 +169,7 @@ def hash_bytes(data, start, end):
     return h
 
 
-@njit(cache=True)
+@compiled
 def hash_all(data, offsets):
     "`hash_bytes` of each text between `offsets` (int64, n + 1), shape (n,)."
     out = np.empty(len(offsets) - 1, np.uint64)
@@ -192,17 +199,19 @@ class Memory(NamedTuple):
     keys: np.ndarray  # uint64 (capacity,)
     rows: np.ndarray  # float64 (capacity, width): hour of the last update, then the plan's columns
     size: np.ndarray  # int64 (1,): rows in use
+    slot: np.ndarray  # uint64 (n_entities,)
+    recalled: np.ndarray  # float64 (n_entities, width): a row each, without its hour
 
 
 def empty_memory(plan: Plan, capacity: int = 1024) -> Memory:
     "Room for `capacity` entities and none in it; the slots stay at most half full."
-    slots = 1 << max(2 * capacity - 1, 1).bit_length()
-    return Memory(
-        np.full(slots, -1, np.int32), np.empty(capacity, np.uint64), np.empty((capacity, plan.half_life.shape[1])), np.zeros(1, np.int64)
-    )
+    n_entities, width = plan.half_life.shape
+    slots = np.full(1 << max(2 * capacity - 1, 1).bit_length(), -1, np.int32)
+    kept = np.empty(capacity, np.uint64), np.empty((capacity, width)), np.zeros(1, np.int64)
+    return Memory(slots, *kept, np.zeros(n_entities, np.uint64), np.zeros((n_entities, width)))
 
 
-@njit(cache=True)
+@compiled
 def find(memory, key):
     "The slot that holds `key`, or the empty one where it would go."
     last = np.uint64(len(memory.slots) - 1)
@@ -212,24 +221,7 @@ def find(memory, key):
     return slot
 
 
-@njit(cache=True)
-def remember(plan, memory, entity, key):
-    "The row of `key`, new if it was unknown. The caller has made room."
-    slot = find(memory, key)
-    row = memory.slots[slot]
-    if row < 0:
-        row = memory.size[0]
-        memory.size[0] += 1
-        memory.slots[slot] = row
-        memory.keys[row] = key
-        memory.rows[row, 0] = -np.inf
-        for c in range(1, memory.rows.shape[1]):
-            kind = plan.column_kind[entity, c]
-            memory.rows[row, c] = np.nan if kind == LAST or kind == FIRST else 0.0
-    return row
-
-
-@njit(cache=True)
+@compiled
 def reindex(memory):
     "Fill the empty slots from the keys: after loading, and after growing."
     for row in range(memory.size[0]):
@@ -254,7 +246,7 @@ class Event(NamedTuple):
     recipient: np.uint64
 
 
-@njit(cache=True)
+@compiled
 def decay(hours, half_life):
     "Weight left after `hours`; with a half-life of zero only the same hour counts."
     if hours == 0.0 or half_life == np.inf:
@@ -264,7 +256,7 @@ def decay(hours, half_life):
     return 0.5 ** (hours / half_life)
 
 
-@njit(cache=True)
+@compiled
 def entity_key(entity, event):
     "The key by which `entity` remembers `event`."
     if entity == 1:
@@ -273,8 +265,8 @@ def entity_key(entity, event):
         return mix(entity, np.uint64(np.round(event.amount * 100.0)))
     return mix(entity, np.uint64(0))
 
-# %% ../nbs/20_features.ipynb #c76099ce
-@njit(cache=True)
+# %% ../nbs/20_features.ipynb #ac66b348
+@compiled
 def event_feature(plan, f, event):
     "Feature `f` of the event itself."
     if plan.statistic[f] == 0:
@@ -284,69 +276,121 @@ def event_feature(plan, f, event):
     return 1.0 if plan.mask[f] & (1 << event.type) else 0.0
 
 
-@njit(cache=True)
-def memory_feature(plan, f, event, row):
-    "Feature `f` from what its entity's `row` remembers."
-    entity, a, b = plan.entity[f], plan.memory[f, 0], plan.memory[f, 1]
-    statistic = plan.statistic[f] - len(EVENT_STATISTICS)
-    if statistic >= 3:  # hours since the last or the first
-        return event.step - row[a]
-    faded = row[a] * decay(event.step - row[0], plan.half_life[entity, a])
+@compiled
+def memory_feature(plan, memory, f, event):
+    "Feature `f` from what was recalled; a count or sum of an unknown entity is 0, its times and mean are missing."
+    entity, statistic = plan.entity[f], plan.statistic[f] - len(EVENT_STATISTICS)
+    value = memory.recalled[entity, plan.memory[f, 0]]
     if statistic < 2:  # count, sum
-        return faded
-    count = row[b] * decay(event.step - row[0], plan.half_life[entity, b])
-    return event.amount / (faded / count) if faded > 0.0 else np.nan
+        return value
+    if statistic >= 3:  # hours since the last or the first
+        return event.step - value
+    return event.amount / (value / memory.recalled[entity, plan.memory[f, 1]]) if value > 0.0 else np.nan
+
+# %% ../nbs/20_features.ipynb #468bd6f5
+@compiled
+def recall(plan, memory, event):
+    "Find the entities of `event`, and fade what is remembered of them to now. Changes the scratch only."
+    for entity in range(1, len(plan.entity_mask)):
+        memory.slot[entity] = find(memory, entity_key(entity, event))
+        row = memory.slots[memory.slot[entity]]
+        for c in range(1, memory.rows.shape[1]):
+            kind = plan.column_kind[entity, c]
+            if row < 0:
+                memory.recalled[entity, c] = np.nan if kind == LAST or kind == FIRST else 0.0
+            elif kind == COUNT or kind == SUM:
+                hours = event.step - memory.rows[row, 0]
+                memory.recalled[entity, c] = memory.rows[row, c] * decay(hours, plan.half_life[entity, c])
+            else:
+                memory.recalled[entity, c] = memory.rows[row, c]
 
 
-@njit(cache=True)
-def absent_feature(plan, f):
-    "Feature `f` of an entity that was never seen: nothing counted, and no time or mean to speak of."
-    return 0.0 if plan.statistic[f] - len(EVENT_STATISTICS) < 2 else np.nan
+@compiled
+def describe(plan, memory, event, out):
+    "Write the features of the recalled `event` to `out` (float32, n_features)."
+    for f in range(len(plan.statistic)):
+        out[f] = event_feature(plan, f, event) if plan.entity[f] == 0 else memory_feature(plan, memory, f, event)
 
-# %% ../nbs/20_features.ipynb #a929dd5c
-@njit(cache=True)
+# %% ../nbs/20_features.ipynb #3001a799
+@compiled
+def counted(plan, entity, c, event, value):
+    "Column `c` of `entity` after `event`, from its `value` as of now."
+    kind = plan.column_kind[entity, c]
+    if not plan.column_mask[entity, c] & (1 << event.type):
+        return value
+    if kind == COUNT:
+        return value + 1.0
+    if kind == SUM:
+        return value + event.amount
+    return event.step if kind == LAST or np.isnan(value) else value
+
+
+@compiled
+def include(plan, memory, event):
+    "Let the past include the recalled `event`. The caller has made room for an entity that is new."
+    for entity in range(1, len(plan.entity_mask)):
+        if not plan.entity_mask[entity] & (1 << event.type):
+            continue
+        row = memory.slots[memory.slot[entity]]
+        if row < 0:
+            row = memory.size[0]
+            memory.size[0] += 1
+            memory.slots[memory.slot[entity]] = row
+            memory.keys[row] = entity_key(entity, event)
+        memory.rows[row, 0] = event.step
+        for c in range(1, memory.rows.shape[1]):
+            memory.rows[row, c] = counted(plan, entity, c, event, memory.recalled[entity, c])
+
+# %% ../nbs/20_features.ipynb #b244b413
+@compiled
 def read(plan, memory, event, out):
     "Write the features of `event`, as its past alone determines them, to `out` (float32, n_features)."
-    found = np.full(plan.entity_mask.shape[0], -2)
-    for f in range(len(plan.statistic)):
-        entity = plan.entity[f]
-        if entity == 0:
-            out[f] = event_feature(plan, f, event)
-            continue
-        if found[entity] == -2:
-            found[entity] = memory.slots[find(memory, entity_key(entity, event))]
-        row = found[entity]
-        out[f] = memory_feature(plan, f, event, memory.rows[row]) if row >= 0 else absent_feature(plan, f)
+    recall(plan, memory, event)
+    describe(plan, memory, event, out)
 
 
-@njit(cache=True)
+@compiled
 def update(plan, memory, event):
     "Let the past include `event`."
-    bit = 1 << event.type
-    for entity in range(1, len(plan.entity_mask)):
-        if not plan.entity_mask[entity] & bit:
-            continue
-        row = memory.rows[remember(plan, memory, entity, entity_key(entity, event))]
-        for c in range(1, len(row)):
-            kind = plan.column_kind[entity, c]
-            counts = (plan.column_mask[entity, c] & bit) != 0
-            if kind == COUNT or kind == SUM:
-                faded = row[c] * decay(event.step - row[0], plan.half_life[entity, c]) if row[0] > -np.inf else 0.0
-                row[c] = faded + (0.0 if not counts else 1.0 if kind == COUNT else event.amount)
-            elif kind >= 0 and counts and (kind == LAST or np.isnan(row[c])):
-                row[c] = event.step
-        row[0] = event.step
+    recall(plan, memory, event)
+    include(plan, memory, event)
 
 
-@njit(cache=True)
+@compiled
 def step(plan, memory, event, out):
     "`read`, then `update`: the only order there is."
-    read(plan, memory, event, out)
-    update(plan, memory, event)
+    recall(plan, memory, event)
+    describe(plan, memory, event, out)
+    include(plan, memory, event)
+
+# %% ../nbs/20_features.ipynb #34a90b7f
+AHEAD = 32  # events
 
 
-@njit(cache=True)
-def fold(plan, memory, steps, types, amounts, recipients, out):
-    "`step` over events in arrival order; `out` is float32 (n_events, n_features)."
-    for i in range(len(steps)):
-        step(plan, memory, Event(steps[i], types[i], amounts[i], recipients[i]), out[i])
+@compiled
+def touch(memory, events, start, end):
+    "Load what the `events` (arrays) from `start` to before `end` will look up. The sum serves only to keep the loads."
+    last, loaded = np.uint64(len(memory.slots) - 1), 0.0
+    for i in range(start, end):
+        for entity in range(1, memory.recalled.shape[0]):
+            loaded += memory.slots[entity_key(entity, event_at(events, i)) & last]
+    for i in range(start, end):
+        for entity in range(1, memory.recalled.shape[0]):
+            row = max(memory.slots[entity_key(entity, event_at(events, i)) & last], 0)
+            loaded += memory.keys[row] + memory.rows[row, 0]
+    return loaded
+
+
+@compiled
+def event_at(events, i):
+    "Event `i` of an `Event` of arrays."
+    return Event(events.step[i], events.type[i], events.amount[i], events.recipient[i])
+
+
+@compiled
+def fold(plan, memory, events, out):
+    "`step` over `events` (an `Event` of arrays) in arrival order; `out` is float32 (n_events, n_features)."
+    for i in range(len(out)):
+        if i % AHEAD == 0:
+            memory.recalled[0, 0] = touch(memory, events, i, min(i + AHEAD, len(out)))  # a place that is never read
+        step(plan, memory, event_at(events, i), out[i])
