@@ -61,6 +61,26 @@ def split_column(steps: np.ndarray, first: int, bounds: tuple[int, int], starts:
     waiting = (part < 2) & (steps > np.r_[starts, np.inf][part] - delay)
     return pl.Series("split", PARTS.categories, dtype=PARTS)[np.where(waiting, 3, part)]
 
+# %% ../nbs/22_preprocessing.ipynb #e5f28070
+class _Cut(NamedTuple):
+    "Where a file is cut."
+
+    n_events: int
+    bounds: tuple[int, int]  # numbers of the first validation event and of the first test event
+    starts: np.ndarray  # their hours
+    delay: int  # hours before them whose labels are not known yet
+
+
+def _cut(events: Path, train_share: float, validation_share: float, label_delay: int) -> _Cut:
+    "The cut of the file `events`. Raises `NotEnoughData` when it has no labels."
+    file = pq.ParquetFile(events)
+    if "isFraud" not in file.schema_arrow.names:
+        raise NotEnoughData(f"{events} has no column isFraud; a model is learned from labelled events")
+    n_events = file.metadata.num_rows
+    bounds = split_bounds(n_events, train_share, validation_share)
+    steps = pl.scan_parquet(events).select(pl.col("step").gather([0, *bounds, n_events - 1])).collect()["step"].to_numpy()
+    return _Cut(n_events, bounds, steps[1:3], feasible_delay(label_delay, steps[-1] - steps[0] + 1))
+
 # %% ../nbs/22_preprocessing.ipynb #6c52fcea
 def _as_rows(features: np.ndarray, names: list[str], block: pl.DataFrame, split: pl.Series) -> pa.Table:
     "The rows of one block."
@@ -88,19 +108,13 @@ def preprocess(
     validation, test or waiting. Returns one line a split: events, frauds, first and last step.
     Raises `NotEnoughData` when there are no labels or a part holds no fraud.
     """
-    file = pq.ParquetFile(events)
-    if "isFraud" not in file.schema_arrow.names:
-        raise NotEnoughData(f"{events} has no column isFraud; a model is learned from labelled events")
-    n_events = file.metadata.num_rows
-    bounds = split_bounds(n_events, train_share, validation_share)
-    steps = pl.scan_parquet(events).select(pl.col("step").gather([0, *bounds, n_events - 1])).collect()["step"].to_numpy()
-    delay = feasible_delay(label_delay, steps[-1] - steps[0] + 1)
+    n_events, bounds, starts, delay = _cut(events, train_share, validation_share, label_delay)
     state, writer, done, partial = State(features, capacity=n_events // 2), None, 0, rows.with_suffix(".partial")
     names = [feature.name for feature in features]
     rows.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=n_events, unit=" events", unit_scale=True, desc="features", disable=not progress) as bar:
         for block in event_blocks(events, [*FOLDED, "isFraud"]):
-            split = split_column(block["step"].to_numpy(), done, bounds, steps[1:3], delay)
+            split = split_column(block["step"].to_numpy(), done, bounds, starts, delay)
             table = _as_rows(state.fold(block), names, block, split)
             writer = writer or _writer(partial, table.schema)
             writer.write_table(table)
@@ -151,7 +165,7 @@ def read_rows(path: Path, split: Split, names: Sequence[str] = NAMES) -> Rows:
         frame["money"].to_numpy(),
     )
 
-
+# %% ../nbs/22_preprocessing.ipynb #76df2088
 def example_rows(folder: Path, n_events: int, seed: int) -> Path:
     "Rows of simulated events, for a notebook that is opened on its own."
     write_simulation(folder / "events.parquet", n_events, seed)
