@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS decisions (
 ) STRICT
 """
 
-
+# %% ../nbs/23_ledger.ipynb #841b393a
 class Entry(NamedTuple):
     "A decision as it was made."
 

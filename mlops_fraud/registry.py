@@ -67,7 +67,7 @@ def git_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
-
+# %% ../nbs/26_registry.ipynb #cf5d358a
 def data_version() -> str:
     "DVC's hash of the feature rows that the pipeline last made; `unknown` before its first run."
     lock = project_root() / "dvc.lock"
@@ -94,7 +94,7 @@ def _find(client: MlflowClient, name: str, identity: str) -> str | None:
         return None
     return max(found, key=int, default=None)
 
-
+# %% ../nbs/26_registry.ipynb #61f54350
 def register(model: Model, example: np.ndarray, metrics: dict[str, float], to: Settings | None = None) -> str:
     """Register `model` under `MODEL_NAME` unless it already is. Returns the version.
 
@@ -136,7 +136,7 @@ def promote(version: str, to: Settings | None = None, provisional: bool = False)
         client.set_model_version_tag(chosen.model_name, version, "replaced", before)
         client.set_registered_model_alias(chosen.model_name, chosen.model_alias, version)
 
-
+# %% ../nbs/26_registry.ipynb #b3707a2d
 def rollback(to: Settings | None = None) -> str:
     "Let the alias point to the version that the current one replaced. Returns it; raises `NoModel` if there is none."
     client, chosen = connect(to), to or settings()
