@@ -443,6 +443,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'mlops_fraud/training/train.py'),
                                             'mlops_fraud.training.train.train': ('training.html#train', 'mlops_fraud/training/train.py')},
             'mlops_fraud.training.tuning': { 'mlops_fraud.training.tuning.Search': ('tuning.html#search', 'mlops_fraud/training/tuning.py'),
+                                             'mlops_fraud.training.tuning._tried': ('tuning.html#_tried', 'mlops_fraud/training/tuning.py'),
                                              'mlops_fraud.training.tuning.average_precision': ( 'tuning.html#average_precision',
                                                                                                 'mlops_fraud/training/tuning.py'),
                                              'mlops_fraud.training.tuning.fit': ('tuning.html#fit', 'mlops_fraud/training/tuning.py'),

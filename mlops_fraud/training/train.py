@@ -26,7 +26,7 @@ def calibrate(margin: np.ndarray, y: np.ndarray) -> Calibration:
         return Calibration()
     return Calibration(slope=slope, intercept=float(fitted.intercept_[0]))
 
-
+# %% ../../nbs/31_training.ipynb #1fd69797
 def train(
     params: dict[str, Any],
     train: Rows,

@@ -46,7 +46,7 @@ def fit(params: dict[str, Any], sample: xgb.DMatrix, validation: Rows, max_trees
                         early_stopping_rounds=PATIENCE, verbose_eval=False)  # fmt: skip
     return booster[: booster.best_iteration + 1]
 
-
+# %% ../../nbs/30_tuning.ipynb #42f094df
 def average_precision(booster: xgb.Booster, rows: Rows) -> float:
     "Average precision of `booster` on `rows` (scikit-learn's step-wise sum)."
     return float(average_precision_score(rows.y, booster.inplace_predict(rows.x, predict_type="margin")))
@@ -62,7 +62,7 @@ SPACE = {
     "colsample_bytree": hp.uniform("colsample_bytree", 0.5, 1.0),
 }
 
-
+# %% ../../nbs/30_tuning.ipynb #3f8c3295
 class Search(NamedTuple):
     "What a search found."
 
@@ -70,6 +70,17 @@ class Search(NamedTuple):
     trials: pl.DataFrame  # one line a trial, in order
 
 
+def _tried(number: int, params: dict[str, Any], sample: xgb.DMatrix, validation: Rows, max_trees: int, seed: int) -> dict[str, Any]:
+    "Fit with `params`, score, and log it as a run below the active one: a line of the table of trials."
+    params = {name: value.item() if isinstance(value, np.generic) else value for name, value in params.items()}
+    with mlflow.start_run(run_name=f"trial {number}", nested=True):
+        booster = fit(params, sample, validation, max_trees, seed)
+        score = average_precision(booster, validation)
+        mlflow.log_params(params)
+        mlflow.log_metrics({"validation_average_precision": score, "n_trees": booster.num_boosted_rounds()})
+    return {"average_precision": score, "n_trees": booster.num_boosted_rounds(), **params}
+
+# %% ../../nbs/30_tuning.ipynb #eb244860
 def search(
     train: Rows, validation: Rows, n_trials: int, max_trees: int, genuine_rows: int, seed: int, where: Settings | None = None
 ) -> Search:
@@ -81,20 +92,14 @@ def search(
     sample = training_sample(train, genuine_rows, seed)
     table: list[dict[str, Any]] = []
 
-    def trial(params: dict[str, Any]) -> dict[str, Any]:
-        params = {name: value.item() if isinstance(value, np.generic) else value for name, value in params.items()}
-        with mlflow.start_run(run_name=f"trial {len(table)}", nested=True):
-            booster = fit(params, sample, validation, max_trees, seed)
-            score = average_precision(booster, validation)
-            mlflow.log_params(params)
-            mlflow.log_metrics({"validation_average_precision": score, "n_trees": booster.num_boosted_rounds()})
-        table.append({"average_precision": score, "n_trees": booster.num_boosted_rounds(), **params})
-        return {"loss": -score, "status": STATUS_OK}
+    def loss(params: dict[str, Any]) -> dict[str, Any]:
+        table.append(_tried(len(table), params, sample, validation, max_trees, seed))
+        return {"loss": -table[-1]["average_precision"], "status": STATUS_OK}
 
     with mlflow.start_run(run_name=f"search of {n_trials}"), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # hyperopt sets shapes the way numpy 2.5 deprecates
         mlflow.log_params({"n_trials": n_trials, "max_trees": max_trees, "genuine_rows": genuine_rows, "seed": seed})
-        fmin(trial, SPACE, algo=tpe.suggest, max_evals=n_trials, trials=Trials(), rstate=np.random.default_rng(seed))
+        fmin(loss, SPACE, algo=tpe.suggest, max_evals=n_trials, trials=Trials(), rstate=np.random.default_rng(seed))
         trials = pl.DataFrame(table)
         mlflow.log_metric("validation_average_precision", float(trials["average_precision"].max()))  # type: ignore[arg-type]
     winner = trials.sort("average_precision", descending=True).drop("average_precision", "n_trees").row(0, named=True)
