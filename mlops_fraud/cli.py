@@ -70,7 +70,7 @@ def simulate(
     write_simulation(out, rows, seed, progress)
     print(f"{rows:,} transactions in {out}")
 
-
+# %% ../nbs/80_cli.ipynb #adbd6664
 @app.command("ingest")
 def ingest_command(
     source: Annotated[Path | None, typer.Argument(help="a .csv, .csv.gz or .parquet file; by default the one in data/raw/")] = None,
@@ -84,7 +84,7 @@ def ingest_command(
 
     print(ingest(source or raw_file(project_root(), settings()), events, refused, progress))
 
-
+# %% ../nbs/80_cli.ipynb #4ec14842
 @app.command()
 def data() -> None:
     "Simulate the default file if data/raw/ holds none."
@@ -140,7 +140,7 @@ def score(
     version = registry.load()
     print(f"{score_file(version, source, out, progress):,} rows scored by {version.name} version {version.version}: {out}")
 
-
+# %% ../nbs/80_cli.ipynb #291ced90
 @app.command("replay")
 def replay_command(
     source: Annotated[Path, typer.Argument(help="a .csv, .csv.gz or .parquet file, in time order")],

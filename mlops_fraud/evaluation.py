@@ -45,7 +45,7 @@ class Score(NamedTuple):
     low: float  # 95 % interval, bootstrap over steps
     high: float
 
-
+# %% ../nbs/40_evaluation.ipynb #790c6798
 def resampled_scores(y: np.ndarray, p: np.ndarray, step: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
     """Average precision of `n_resamples` bootstrap samples of whole steps, shape (at most n_resamples,).
 
@@ -63,7 +63,7 @@ def resampled_scores(y: np.ndarray, p: np.ndarray, step: np.ndarray, n_resamples
             found.append(np.sum(np.diff(caught, prepend=0) * caught / np.maximum(alerts, 1)) / caught[-1])
     return np.array(found)
 
-
+# %% ../nbs/40_evaluation.ipynb #6233d9c2
 def score(name: str, rows: Rows, probability: np.ndarray, mask: np.ndarray, n_resamples: int, seed: int) -> Score | None:
     "The score of the rows in `mask`; None where they are all of one kind."
     y, p, step = rows.y[mask], probability[mask], rows.step[mask]
@@ -106,7 +106,7 @@ def at_budget(rows: Rows, probability: np.ndarray, share: float) -> dict[str, fl
     caught = rows.y[top].sum()
     return {"alerts": n, "precision": float(caught / n), "recall": float(caught / max(rows.y.sum(), 1))}
 
-
+# %% ../nbs/40_evaluation.ipynb #31618858
 def economics(rows: Rows, probability: np.ndarray, thresholds: Thresholds, costs: Costs) -> dict[str, float]:
     "Fraud money in the test period, the share of it stopped, alerts, and the cost beside that of approving everything."
     fraud, alert = rows.y == 1, probability >= thresholds.review
@@ -143,7 +143,7 @@ def gate(metrics: dict[str, float], min_frauds: int, min_lift: float, min_brier_
         refusals.append(f"its decisions cost {metrics['cost']:,.0f}; approving everything costs {metrics['cost_of_approving_all']:,.0f}")
     return Gate(not refusals, refusals)
 
-
+# %% ../nbs/40_evaluation.ipynb #41aa140c
 def summary(rows: Rows, probability: np.ndarray, table: list[Score], thresholds: Thresholds, costs: Costs) -> dict[str, float]:
     "The figures that the gate and MLflow take, by name."
     prevalence, brier = float(rows.y.mean()), float(brier_score_loss(rows.y, probability))
@@ -183,7 +183,7 @@ def plot_precision_recall(rows: Rows, probability: np.ndarray) -> Figure:
     ax.legend()
     return fig
 
-
+# %% ../nbs/40_evaluation.ipynb #ca1df0ac
 def importance(model: Model, x: np.ndarray) -> pl.DataFrame:
     "`feature`, `group` and `mean_abs_shap` over the rows `x`, the strongest first."
     strength = np.abs(model.contributions(x)[:, :-1]).mean(axis=0)
@@ -202,44 +202,48 @@ def plot_importance(table: pl.DataFrame) -> Figure:
     ax.legend([plt.Rectangle((0, 0), 1, 1, color=c) for c in colours.values()], list(colours))
     return fig
 
-# %% ../nbs/40_evaluation.ipynb #e544f8c3
+# %% ../nbs/40_evaluation.ipynb #8b79e8ad
 FEW = 100
 
 
+def _opening(metrics: dict[str, float]) -> str:
+    found = f"# Evaluation\n\nThe last {metrics['events']:,} events, {metrics['frauds']:,} of them fraud ({metrics['prevalence']:.2%}), never seen in training.\n"
+    if metrics["frauds"] < FEW:
+        found += f"\n> **So few frauds make no trustworthy figures.** With {metrics['frauds']} of them, chance alone moves every number below; read the intervals, not the points.\n"
+    return found
+
+
+def _ranking(metrics: dict[str, float], table: list[Score]) -> str:
+    lines = ["| slice | events | frauds | share of fraud | AP | 95 % interval |", "| --- | --- | --- | --- | --- | --- |"]
+    for s in table:
+        lines.append(
+            f"| {s.slice} | {s.events:,} | {s.frauds:,} | {s.prevalence:.2%} | {s.average_precision:.3f} | {s.low:.3f}-{s.high:.3f} |"
+        )
+    alone = 1 - next((s.frauds for s in table if s.slice == "live, all"), 0) / max(metrics["frauds"], 1)
+    flattery = f"{alone:.0%} of these frauds stand in hours without a single genuine event: PaySim's traffic sleeps, its fraud does not. No payment system offers that, so *live* and *busy* are the figures to plan with."
+    return "\n".join(["## Average precision", "", *lines, "", flattery, ""])
+
+# %% ../nbs/40_evaluation.ipynb #dda1adbb
+def _money(metrics: dict[str, float], thresholds: Thresholds) -> str:
+    return (
+        f"## Money\n\nReview from a probability of {thresholds.review:.4f}, block from {thresholds.block:.4f} (chosen on validation). "
+        f"{metrics['money_stopped']:.1%} of the {metrics['fraud_money']:,.0f} in fraud is stopped, with {metrics['alerts']:,.0f} alerts, {metrics['false_alerts']:,.0f} of them false. "
+        f"Cost: {metrics['cost']:,.0f}; approving everything: {metrics['cost_of_approving_all']:,.0f}.\n"
+    )
+
+
+def _verdict(outcome: Gate) -> str:
+    if outcome.provisional:
+        return "Passed provisionally: too few frauds to judge by."
+    return "Passed." if outcome.passed else "Refused:\n\n" + "\n".join(f"* {refusal}" for refusal in outcome.refusals)
+
+# %% ../nbs/40_evaluation.ipynb #145465d4
 def report(metrics: dict[str, float], table: list[Score], outcome: Gate, thresholds: Thresholds, figures: list[str]) -> str:
     "The evaluation in Markdown; every number is computed."
-    head = f"# Evaluation\n\nThe last {metrics['events']:,} events, {metrics['frauds']:,} of them fraud ({metrics['prevalence']:.2%}), never seen in training.\n"
-    if metrics["frauds"] < FEW:
-        head += f"\n> **So few frauds make no trustworthy figures.** With {metrics['frauds']} of them, chance alone moves every number below; read the intervals, not the points.\n"
-    lines = [
-        f"| {s.slice} | {s.events:,} | {s.frauds:,} | {s.prevalence:.2%} | {s.average_precision:.3f} | {s.low:.3f}-{s.high:.3f} |"
-        for s in table
-    ]
-    scored = (
-        "\n## Average precision\n\n| slice | events | frauds | share of fraud | AP | 95 % interval |\n| --- | --- | --- | --- | --- | --- |\n"
-        + "\n".join(lines)
-        + "\n"
-    )
-    alone = 1 - next((s.frauds for s in table if s.slice == "live, all"), 0) / max(metrics["frauds"], 1)
-    scored += f"\n{alone:.0%} of these frauds stand in hours without a single genuine event: PaySim's traffic sleeps, its fraud does not. No payment system offers that, so *live* and *busy* are the figures to plan with.\n"
-    money = (
-        f"\n## Money\n\nReview from a probability of {thresholds.review:.4f}, block from {thresholds.block:.4f} (chosen on validation). "
-    )
-    money += f"{metrics['money_stopped']:.1%} of the {metrics['fraud_money']:,.0f} in fraud is stopped, with {metrics['alerts']:,.0f} alerts, {metrics['false_alerts']:,.0f} of them false. "
-    money += f"Cost: {metrics['cost']:,.0f}; approving everything: {metrics['cost_of_approving_all']:,.0f}.\n"
-    honest = f"\n## Probabilities\n\nBrier score {metrics['brier']:.2e}, expected calibration error {metrics['calibration_error']:.2e}.\n"
-    verdict = (
-        "\n## Gate\n\n"
-        + (
-            "Passed provisionally: too few frauds to judge by."
-            if outcome.provisional
-            else "Passed."
-            if outcome.passed
-            else "Refused:\n\n" + "\n".join(f"* {r}" for r in outcome.refusals)
-        )
-        + "\n"
-    )
-    return head + scored + money + honest + verdict + "".join(f"\n![{f.replace('_', ' ')}](figures/evaluation/{f}.png)\n" for f in figures)
+    honest = f"## Probabilities\n\nBrier score {metrics['brier']:.2e}, expected calibration error {metrics['calibration_error']:.2e}.\n"
+    sections = [_opening(metrics), _ranking(metrics, table), _money(metrics, thresholds), honest, f"## Gate\n\n{_verdict(outcome)}\n"]
+    pictures = [f"![{name.replace('_', ' ')}](figures/evaluation/{name}.png)\n" for name in figures]
+    return "\n".join(sections + pictures)
 
 # %% ../nbs/40_evaluation.ipynb #1a428417
 def write_report(

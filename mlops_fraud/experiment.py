@@ -99,7 +99,7 @@ def answer_times(models: list[Model], events: Path, n_answers: int = 300) -> np.
             taken[m, i] = time.perf_counter() - began
     return taken * 1e6
 
-
+# %% ../nbs/42_experiment.ipynb #9549234a
 def time_difference(champion: Model, candidate: Model, events: Path, seed: int) -> Difference:
     "The median time of an answer; its interval by a bootstrap over the answers."
     taken = answer_times([champion, candidate], events)
@@ -126,11 +126,11 @@ class Experiment(NamedTuple):
             f"features: {', '.join(changes) or 'none added, none removed'}; on the validation period, champion is version {self.version}",
             "",
         ]
-        lines += [f"{'':34} {'champion':>10} {'candidate':>10} {'difference':>11}   95 % interval"]
+        lines += [f"{'':36} {'champion':>10} {'candidate':>10} {'difference':>11}   95 % interval"]
         for d in self.differences:
             digits = 4 if abs(d.champion) < 10 else 0
             old, new, more, low, high = (f"{x:,.{digits}f}" for x in (d.champion, d.candidate, d.candidate - d.champion, d.low, d.high))
-            lines.append(f"{d.what:34} {old:>10} {new:>10} {more:>11}   {low} to {high}{'' if d.low <= 0 <= d.high else '  *'}")
+            lines.append(f"{d.what:36} {old:>10} {new:>10} {more:>11}   {low} to {high}{'' if d.low <= 0 <= d.high else '  *'}")
         return "\n".join([*lines, "", "* the interval does not hold zero"])
 
 # %% ../nbs/42_experiment.ipynb #fb6714b9
@@ -142,7 +142,7 @@ def _scored(model: Model, events: Path, folder: Path, split: dict[str, Any]) -> 
     validation = read_rows(rows, "validation", model.names)
     return validation, model.probability(validation.x)
 
-
+# %% ../nbs/42_experiment.ipynb #1983ebe3
 def experiment(root: Path, n_resamples: int = 200, where: Settings | None = None) -> Experiment:
     """Compare the table of the notebook with the champion, on the validation period of the events in `params.yaml`.
 
@@ -169,7 +169,7 @@ def experiment(root: Path, n_resamples: int = 200, where: Settings | None = None
     _log(found, where)
     return found
 
-
+# %% ../nbs/42_experiment.ipynb #98ca9969
 def _log(found: Experiment, where: Settings | None) -> None:
     registry.use_experiment(where)
     tags = {

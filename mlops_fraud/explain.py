@@ -27,12 +27,12 @@ def in_words(value: float, unit: str) -> str:
         case "transactions":
             return _plural(value, "transaction")
         case "times":
-            return f"{value:.3g} times" if value >= 0.01 else "less than a hundredth of"
+            return "less than 0.01 times" if value < 0.01 else f"{value:.3g} times" if value < 100 else f"{value:,.0f} times"
         case "yes/no":
             return "yes" if value else "no"
     return f"{value:g}"
 
-
+# %% ../nbs/50_explain.ipynb #1bf1c518
 def _plural(value: float, noun: str) -> str:
     "A number and its noun; about, where it is no whole number."
     if 0 < value < 1:
@@ -52,7 +52,7 @@ def sentence(feature: Feature, value: float, shap: float) -> str:
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
-
+# %% ../nbs/50_explain.ipynb #94542bac
 def reasons(features: Sequence[Feature], row: np.ndarray, shap: np.ndarray, n: int) -> list[Reason]:
     "The `n` strongest reasons for a score, from its `features`, their values and SHAP values (both of shape (n_features,))."
     strongest = [int(f) for f in np.argsort(-np.abs(shap), kind="stable")[:n] if shap[f] != 0]

@@ -30,7 +30,7 @@ from .state import State, past, to_event
 class NoHistory(Mendable, FileNotFoundError):
     "The events that the service should begin with are not there: every recipient would look new."
 
-
+# %% ../nbs/52_scoring.ipynb #2c1d695a
 class Scorer:
     "A model, the past and the log, behind one question. One writer at a time: the caller keeps the order of arrival."
 

@@ -61,7 +61,7 @@ async def follow(app: FastAPI, seconds: float) -> None:
         current.ledger.close()
         print(f"version {successor.version.version} answers from now on", flush=True)
 
-
+# %% ../../nbs/60_api.ipynb #0a8450ac
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     "Load the scorer before the first request, if there is a model, and follow the alias."
@@ -99,6 +99,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "no model is registered yet"},
 }
 
+# %% ../../nbs/60_api.ipynb #122e39fd
 app = FastAPI(title="mlops-fraud", summary="A decision on a mobile-money transaction, with its exact reasons.", lifespan=lifespan)
 
 
@@ -107,7 +108,7 @@ def _as_json(decision: DecisionResponse, explain: str) -> Response:
     content = decision.model_dump_json(exclude=None if explain == "full" else {"explanation"})
     return Response(content, media_type="application/json")
 
-
+# %% ../../nbs/60_api.ipynb #e76a6fb5
 # One event loop and one writer: a plain `def` route would run in threads and lose the order of arrival.
 @app.post("/predict", response_model=DecisionResponse, responses=PROBLEMS)
 async def predict(tx: TransactionRequest, scorer: ScorerDep, explain: Explain = "reasons") -> Response:
@@ -147,7 +148,7 @@ async def invalid(request: Request, error: RequestValidationError) -> JSONRespon
     ]
     return problem(422, "Not a valid transaction", complaints[0], complaints)
 
-
+# %% ../../nbs/60_api.ipynb #b0798dfb
 @app.exception_handler(OutOfOrder)
 async def out_of_order(request: Request, error: OutOfOrder) -> JSONResponse:
     return problem(409, "Out of order", str(error))

@@ -60,7 +60,7 @@ class ReplaySummary(NamedTuple):
         found = f"; {self.frauds_stopped:,} of {self.frauds:,} frauds stopped" if self.frauds else ""
         return f"{self.transactions:,} transactions, {self.per_second:,.0f}/s: {self.approved:,} approved, {self.reviewed:,} reviewed, {self.blocked:,} blocked{found}"
 
-
+# %% ../../nbs/61_replay.ipynb #b8bb4c52
 def replay_file(source: Path, url: str, run: str, limit: int, progress: bool = False) -> ReplaySummary:
     "Replay the first `limit` events at `source` and sum up the decisions."
     events = pl.concat(valid_blocks(source)).head(limit)
