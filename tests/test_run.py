@@ -64,7 +64,7 @@ def change_a_feature_and_ship_it(clone: Path, url: str) -> None:
         transaction = {"step": 7, "type": "PAYMENT", "amount": 181.0, "nameOrig": "C1", "nameDest": "M1"}
 
         def keep_asking() -> None:
-            while not stop.wait(0.02):
+            while not stop.wait(0.2):
                 sent.append(httpx.post(f"{url}/predict", json=transaction, timeout=30))
 
         asking = threading.Thread(target=keep_asking)
