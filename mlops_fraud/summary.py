@@ -21,8 +21,8 @@ def opening_list(report: str) -> list[str]:
 def title_and_line(report: str) -> tuple[str, str]:
     "The title of a Markdown `report`, and the first sentence below it."
     title, _, rest = report.partition("\n")
-    line = next((line for line in rest.splitlines() if line.strip()), "")
-    return title.removeprefix("# "), re.sub(r"^\d+\. ", "", re.split(r"(?<=[.:]) ", line)[0])
+    line = re.sub(r"^\d+\. ", "", next((line for line in rest.splitlines() if line.strip()), ""))
+    return title.removeprefix("# "), re.split(r"(?<=\.) ", line)[0]
 
 # %% ../nbs/44_summary.ipynb #073d953f
 def model_lines(judged: dict[str, Any]) -> list[str]:
