@@ -136,7 +136,7 @@ def features(folder: Path) -> float:
     from mlops_fraud.preprocessing import preprocess
 
     warm_up()
-    return seconds(lambda: preprocess(folder / "events.parquet", folder / "rows.parquet"))
+    return seconds(lambda: preprocess(folder / "events.parquet", folder / "rows.parquet", label_delay=0))
 
 
 @stage("features, pandas")
@@ -160,15 +160,14 @@ def in_pandas(folder: Path) -> float:
 
 @stage("split")
 def split(folder: Path) -> float:
-    import pyarrow.parquet as pq
+    import polars as pl
 
-    from mlops_fraud.preprocessing import read_rows, split_bounds, split_column, split_summary
+    from mlops_fraud.preprocessing import read_rows, split_column, split_summary, timeline
 
-    rows = folder / "rows.parquet"
+    events, rows = folder / "events.parquet", folder / "rows.parquet"
 
     def parts() -> None:
-        n_rows = pq.ParquetFile(rows).metadata.num_rows
-        split_column(0, n_rows, split_bounds(n_rows, 0.70, 0.15))
+        split_column(pl.read_parquet(events, columns=["step"])["step"].to_numpy(), 0, timeline(events))
         split_summary(rows)
         read_rows(rows, "train"), read_rows(rows, "validation"), read_rows(rows, "test")
 
