@@ -8,6 +8,7 @@ inherits the peak of the one that forked it.
 
 import argparse
 import json
+import math
 import os
 import resource
 import subprocess
@@ -45,6 +46,8 @@ class Measurement(NamedTuple):
     @property
     def verdict(self) -> str:
         "Whether it reaches its goals."
+        if math.isnan(self.seconds):
+            return "failed"
         reached = GOALS.get(self.stage, lambda rows, took: True)(self.rows, self.seconds) and self.peak <= GIB
         return "yes" if reached else "no"
 
@@ -64,8 +67,8 @@ def seconds(run: Callable[[], object]) -> float:
 # ---- data
 
 
-def write_inputs(source: Path | None, n_rows: int, folder: Path) -> None:
-    "The first `n_rows` of `source` (0: all) as raw.parquet and raw.csv. None: the file in data/raw/, or a simulated one."
+def write_inputs(source: Path | None, n_rows: int, folder: Path) -> int:
+    "The first `n_rows` of `source` (0: all) as raw.parquet and raw.csv, and how many there are. None: the file in data/raw/, or a simulated one."
     import polars as pl
 
     from mlops_fraud.data.ingest import OPTIONAL, raw_file
@@ -81,6 +84,7 @@ def write_inputs(source: Path | None, n_rows: int, folder: Path) -> None:
     raw = pl.scan_parquet(source) if source.suffix == ".parquet" else pl.scan_csv(source, schema_overrides=types)
     (raw.head(n_rows) if n_rows else raw).sink_parquet(folder / "raw.parquet", row_group_size=1 << 19)
     pl.scan_parquet(folder / "raw.parquet").sink_csv(folder / "raw.csv")
+    return int(pl.scan_parquet(folder / "raw.parquet").select(pl.len()).collect().item())
 
 
 @stage("ingest, parquet")
@@ -211,38 +215,43 @@ def notebook(name: str, folder: Path) -> float:
 # ---- a process a measurement
 
 
-def child(*arguments: str, **environment: str) -> str:
-    "What this file prints when it is run with `arguments`. What fails in it, fails here, with its own words."
+def child(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    "This file, run with `arguments`; what fails in it is shown here too."
     command = [sys.executable, __file__, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
     if done.returncode:
-        sys.exit(done.stderr[-3000:])
-    return done.stdout
+        print(done.stderr[-2000:], file=sys.stderr, flush=True)
+    return done
 
 
 def measure(name: str, folder: Path) -> None:
     "The child's side: run stage `name`, then print its measurement."
-    import pyarrow.parquet as pq
-
     took = STAGES[name](folder)
     unit = 1 if sys.platform == "darwin" else 1024
     peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * unit / 2**30
-    print(json.dumps([name, pq.ParquetFile(folder / "raw.parquet").metadata.num_rows, took, peak]))
+    print(json.dumps([took, peak]))
 
 
-def measured(name: str, folder: Path) -> Measurement:
-    "Stage `name` in a process of its own; a notebook's kernel is added to its peak."
-    alone = ALONE if name.startswith("features") else {}
-    found = Measurement(*json.loads(child("--measure", name, "--folder", str(folder), **alone).splitlines()[-1]))
-    print(f"{name}, {found.rows:,} rows: {found.seconds:.2f} s", file=sys.stderr, flush=True)
-    return found
+def measured(name: str, folder: Path, n_rows: int) -> Measurement:
+    "Stage `name` in a process of its own; a notebook's kernel is added to its peak. NaN if it failed."
+    done = child("--measure", name, "--folder", str(folder), **(ALONE if name.startswith("features") else {}))
+    took, peak = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else (math.nan, math.nan)
+    print(f"{name}, {n_rows:,} rows: {took:.2f} s", file=sys.stderr, flush=True)
+    return Measurement(name, n_rows, took, peak)
 
 
-def benchmark(source: Path | None, n_rows: int, stages: list[str]) -> list[Measurement]:
-    "Every one of `stages` on the first `n_rows` of `source`."
+def benchmark(source: Path | None, sizes: list[int], stages: list[str]) -> list[list[Measurement]]:
+    "Each of `stages` on the first rows of `source`, as many as `sizes` say; all sizes of a stage in a row, so that they meet the same weather."
     with tempfile.TemporaryDirectory() as temporary:
-        child("--write-inputs", str(n_rows), "--folder", temporary, *([str(source)] if source else []))
-        return [measured(name, Path(temporary)) for name in stages]
+        inputs: dict[Path, int] = {}
+        for n_rows in sizes:
+            folder = Path(temporary) / f"{n_rows}"
+            folder.mkdir()
+            written = child("--write-inputs", str(n_rows), "--folder", str(folder), *([str(source)] if source else []))
+            if written.returncode:
+                sys.exit(1)
+            inputs[folder] = int(written.stdout)
+        return [[measured(name, folder, n_rows) for folder, n_rows in inputs.items()] for name in stages]
 
 
 # ---- what is printed
@@ -254,18 +263,17 @@ def table(header: str, rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [names, ["---", *["---:"] * (len(names) - 1)], *rows])
 
 
-def summary(sizes: list[list[Measurement]]) -> str:
-    "Tables of the largest size, of growth with the size, and of pandas beside the fold."
-    largest = sizes[-1]
-    stages = [[m.stage, f"{m.seconds:.2f}", f"{m.rows / m.seconds:,.0f}", f"{m.peak:.2f}", m.verdict] for m in largest]
-    growth = [[at[0].stage, *(f"{m.seconds:.2f} s, {1e6 * m.seconds / m.rows:.2f} µs" for m in at)] for at in zip(*sizes)]
+def summary(stages: list[list[Measurement]]) -> str:
+    "Tables of the last size, of growth with the size, and of pandas beside the fold, from the measurements of each stage."
+    last = [[m.stage, f"{m.seconds:.2f}", f"{m.rows / m.seconds:,.0f}", f"{m.peak:.2f}", m.verdict] for *_, m in stages]
+    growth = [[at[0].stage, *(f"{m.seconds:.2f} s, {1e6 * m.seconds / m.rows:.2f} µs" for m in at)] for at in stages]
     said = [
-        f"{largest[0].rows:,} rows:",
-        table("stage | seconds | rows/s | peak GiB | goal reached", stages),
+        f"{stages[0][-1].rows:,} rows:",
+        table("stage | seconds | rows/s | peak GiB | goal reached", last),
         "Seconds, and microseconds a row:",
-        table(" | ".join(["stage", *(f"{size[0].rows:,} rows" for size in sizes)]), growth),
+        table(" | ".join(["stage", *(f"{m.rows:,} rows" for m in stages[0])]), growth),
     ]
-    took = {m.stage: m.seconds for m in largest}
+    took = {at[-1].stage: at[-1].seconds for at in stages}
     if {"features, pandas", "features, fold alone"} <= set(took):
         ratio = took["features, pandas"] / took["features, fold alone"]
         said.append(
@@ -286,9 +294,11 @@ def main() -> None:
     if given.measure:
         measure(given.measure, given.folder)
     elif given.write_inputs is not None:
-        write_inputs(given.file, given.write_inputs, given.folder)
+        print(write_inputs(given.file, given.write_inputs, given.folder))
     else:
-        print(summary([benchmark(given.file, n_rows, given.stages) for n_rows in given.rows]))
+        stages = benchmark(given.file, given.rows, given.stages)
+        print(summary(stages))
+        sys.exit(any(m.verdict == "failed" for at in stages for m in at))
 
 
 if __name__ == "__main__":
