@@ -41,7 +41,7 @@ def prepare(events: pl.LazyFrame) -> pl.LazyFrame:
     labels = [] if "isFraud" in events.collect_schema().names() else [pl.lit(0, pl.Int8).alias("isFraud")]
     return events.with_row_index("row").with_columns(*labels, cents=(pl.col("amount") * 100).round().cast(pl.Int64))
 
-
+# %% ../nbs/10_eda.ipynb #1fad0f69
 FRAUDS = pl.col("isFraud").sum().cast(pl.Int64).alias("frauds")
 COUNTS = ((pl.col("isFraud") == 0).sum().cast(pl.Int64).alias("genuine"), FRAUDS)
 
@@ -51,7 +51,7 @@ def _collected(frame: pl.LazyFrame, *by: str) -> pl.DataFrame:
     rows = frame.collect(engine="streaming")
     return rows.sort(by) if by else rows
 
-
+# %% ../nbs/10_eda.ipynb #0c65e3de
 class Overview(NamedTuple):
     "The totals that every section needs. Money is in cents."
 
@@ -97,7 +97,7 @@ class Finding(NamedTuple):
     figure: str  # its path from the report's folder; empty: none
     chapter: str  # notebook and section where it was computed
 
-
+# %% ../nbs/10_eda.ipynb #524b8663
 def _axes(n: int, width: float = 8.0, height: float = 2.9, **options: Any) -> tuple[Figure, list[Axes]]:
     "A figure with `n` axes side by side, in the look of this report."
     fig = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
@@ -219,7 +219,7 @@ def newcomers_summary(events: pl.LazyFrame, recipients: pl.DataFrame) -> pl.Data
     kinds = events.select("row", "isFraud", pl.col("type").cast(pl.String)).join(first, on="row", how="left")
     return _collected(kinds.group_by("type", "isFraud").agg(rows=pl.len(), new=pl.col("new").sum()), "type", "isFraud")
 
-
+# %% ../nbs/10_eda.ipynb #2668f443
 def plot_accounts(senders: pl.DataFrame, recipients: pl.DataFrame, newcomers: pl.DataFrame) -> Figure:
     "Left: how often accounts are seen. Right: how often a row's recipient is new."
     fig, (often, new) = _axes(2)
@@ -257,7 +257,7 @@ def legs_summary(events: pl.LazyFrame, recipients: pl.DataFrame) -> pl.DataFrame
     gaps = {"rows": pl.col("row") - pl.col("at"), "hours": pl.col("step") - pl.col("since")}
     return pairs.select("isFraud", "after_fraud", "mule_new", "mule_once", **gaps, same_account=pl.col("mule") == pl.col("nameOrig"))
 
-
+# %% ../nbs/10_eda.ipynb #066f28f5
 def plot_legs(legs: pl.DataFrame, types: pl.DataFrame) -> Figure:
     "Rows between a cash-out and the latest transfer of the same amount."
     fig, (ax,) = _axes(1, height=2.6)
@@ -286,7 +286,7 @@ class Amounts(NamedTuple):
     top_rows: int
     top_frauds: int
 
-
+# %% ../nbs/10_eda.ipynb #da054187
 def amounts_summary(events: pl.LazyFrame) -> Amounts:
     "`Amounts` of prepared `events`."
     cents, n = pl.col("cents"), pl.col("n")
@@ -297,7 +297,7 @@ def amounts_summary(events: pl.LazyFrame) -> Amounts:
     top = _collected(same.filter(cents > 0).sort("n", "cents", descending=True).head(1).select("cents", "n", "frauds"))
     return Amounts(kinds, zero, shared, *(top.row(0) if top.height else (0, 0, 0)))
 
-
+# %% ../nbs/10_eda.ipynb #f7cfffb5
 def plot_amounts(amounts: Amounts) -> Figure:
     "Quartiles and the central 98 % of the amounts of each kind of row."
     fig, (ax,) = _axes(1, height=2.8)
@@ -352,7 +352,7 @@ def books(payer: bool, recipient: bool) -> list[pl.Expr]:
     columns = [before, after, received_before, received_after, *unexplained]
     return [column.cast(pl.Float32).alias(f"book_{i}") for i, column in enumerate(columns)]
 
-
+# %% ../nbs/10_eda.ipynb #6bfb0ac0
 def balance_scores(events: pl.LazyFrame, whole: Overview, seed: int, genuine_rows: int = 300_000) -> dict[str, float]:
     """Average precision of a tree on balances alone, on the last 15 % of the rows, by how the books are kept.
 
@@ -378,7 +378,7 @@ def cover_summary(events: pl.LazyFrame) -> pl.DataFrame:
     out = events.filter(pl.col("type").is_in(["TRANSFER", "CASH_OUT"]))
     return _collected(out.group_by("isFraud").agg(less=(has < pays).sum(), exact=(has == pays).sum(), more=(has > pays).sum()), "isFraud")
 
-
+# %% ../nbs/10_eda.ipynb #6d6a585f
 def plot_balances(cover: pl.DataFrame, scores: dict[str, float]) -> Figure:
     "Left: what payers have. Right: average precision of the balances, as given and put right."
     fig, (has, score) = _axes(2)

@@ -30,7 +30,7 @@ ENTITIES = ("event", "recipient", "amount", "traffic")
 EVENT_STATISTICS = ("amount", "hour_of_day", "is")
 STATISTICS = ("count", "sum", "ratio_to_mean", "hours_since_last", "hours_since_first")
 
-
+# %% ../nbs/20_features.ipynb #07a9d91d
 @dataclass(frozen=True)
 class Feature:
     """One line of the feature table.
@@ -114,7 +114,7 @@ def _checked(feature: Feature) -> Feature:
         raise ValueError(f"{feature.name}: window = {feature.window}; it must be EVER, THIS_STEP or a half-life in hours")
     return feature
 
-
+# %% ../nbs/20_features.ipynb #35357ad4
 def compile_plan(features: tuple[Feature, ...] = FEATURES) -> Plan:
     "The kernel's plan for `features`. Raises ValueError where a line of the table makes no sense."
     columns: list[list[tuple[int, int, float]]] = [[] for _ in ENTITIES]
@@ -135,7 +135,7 @@ def compile_plan(features: tuple[Feature, ...] = FEATURES) -> Plan:
     asked = np.array(codes), np.array([ENTITIES.index(f.entity) for f in features]), np.array([type_mask(f.of) for f in features])
     return Plan(*asked, memory, kinds, masks, half_lives, np.bitwise_or.reduce(masks, axis=1))
 
-
+# %% ../nbs/20_features.ipynb #b64bad29
 KERNEL = 1  # the kernel's own version: raise it when a statistic comes to mean something else
 
 
@@ -159,7 +159,7 @@ def mix(entity, key):
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
-
+# %% ../nbs/20_features.ipynb #cb493353
 @compiled
 def hash_bytes(data, start, end):
     "FNV-1a of `data[start:end]` (uint8), as uint64."
@@ -210,7 +210,7 @@ def empty_memory(plan: Plan, capacity: int = 1024) -> Memory:
     kept = np.empty(capacity, np.uint64), np.empty((capacity, width)), np.zeros(1, np.int64)
     return Memory(slots, *kept, np.zeros(n_entities, np.uint64), np.zeros((n_entities, width)))
 
-
+# %% ../nbs/20_features.ipynb #5bc45adb
 @compiled
 def find(memory, key):
     "The slot that holds `key`, or the empty one where it would go."
@@ -255,7 +255,7 @@ def decay(hours, half_life):
         return 0.0
     return 0.5 ** (hours / half_life)
 
-
+# %% ../nbs/20_features.ipynb #56458757
 @compiled
 def entity_key(entity, event):
     "The key by which `entity` remembers `event`."
@@ -304,7 +304,7 @@ def recall(plan, memory, event):
             else:
                 memory.recalled[entity, c] = memory.rows[row, c]
 
-
+# %% ../nbs/20_features.ipynb #f4963bb3
 @compiled
 def describe(plan, memory, event, out):
     "Write the features of the recalled `event` to `out` (float32, n_features)."
@@ -324,7 +324,7 @@ def counted(plan, entity, c, event, value):
         return value + event.amount
     return event.step if kind == LAST or np.isnan(value) else value
 
-
+# %% ../nbs/20_features.ipynb #066dce20
 @compiled
 def include(plan, memory, event):
     "Let the past include the recalled `event`. The caller has made room for an entity that is new."
@@ -380,7 +380,7 @@ def touch(memory, events, start, end):
             loaded += memory.keys[row] + memory.rows[row, 0]
     return loaded
 
-
+# %% ../nbs/20_features.ipynb #de942dba
 @compiled
 def event_at(events, i):
     "Event `i` of an `Event` of arrays."

@@ -46,17 +46,21 @@ def feasible_delay(label_delay: int, n_hours: int) -> int:
 class Timeline(NamedTuple):
     "Where a file's parts begin, and how long its labels take."
 
+    n_events: int
     bounds: tuple[int, int]  # numbers of the first validation event and of the first test event
     starts: np.ndarray  # int (2,): their hours
     delay: int  # hours
 
 
 def timeline(events: Path, train_share: float = 0.70, validation_share: float = 0.15, label_delay: int = 24) -> Timeline:
-    "The timeline of the file `events`."
-    n_events = pq.ParquetFile(events).metadata.num_rows
+    "The timeline of the file `events`. Raises `NotEnoughData` when it has no labels."
+    file = pq.ParquetFile(events)
+    if "isFraud" not in file.schema_arrow.names:
+        raise NotEnoughData(f"{events} has no column isFraud; a model is learned from labelled events")
+    n_events = file.metadata.num_rows
     bounds = split_bounds(n_events, train_share, validation_share)
     steps = pl.scan_parquet(events).select(pl.col("step").gather([0, *bounds, n_events - 1])).collect()["step"].to_numpy()
-    return Timeline(bounds, steps[1:3], feasible_delay(label_delay, int(steps[3] - steps[0] + 1)))
+    return Timeline(n_events, bounds, steps[1:3], feasible_delay(label_delay, int(steps[3] - steps[0] + 1)))
 
 
 def split_column(steps: np.ndarray, first: int, parts: Timeline) -> pl.Series:
@@ -92,14 +96,11 @@ def preprocess(
     validation, test or waiting. Returns one line a split: events, frauds, first and last step.
     Raises `NotEnoughData` when there are no labels or a part holds no fraud.
     """
-    file = pq.ParquetFile(events)
-    if "isFraud" not in file.schema_arrow.names:
-        raise NotEnoughData(f"{events} has no column isFraud; a model is learned from labelled events")
-    n_events, parts = file.metadata.num_rows, timeline(events, train_share, validation_share, label_delay)
-    state, writer, done, partial = State(features, capacity=n_events // 2), None, 0, rows.with_suffix(".partial")
+    parts = timeline(events, train_share, validation_share, label_delay)
+    state, writer, done, partial = State(features, capacity=parts.n_events // 2), None, 0, rows.with_suffix(".partial")
     names = [feature.name for feature in features]
     rows.parent.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=n_events, unit=" events", unit_scale=True, desc="features", disable=not progress) as bar:
+    with tqdm(total=parts.n_events, unit=" events", unit_scale=True, desc="features", disable=not progress) as bar:
         for block in event_blocks(events, [*FOLDED, "isFraud"]):
             split = split_column(block["step"].to_numpy(), done, parts)
             table = _as_rows(state.fold(block), names, block, split)
@@ -152,7 +153,7 @@ def read_rows(path: Path, split: Split, names: Sequence[str] = NAMES) -> Rows:
         frame["money"].to_numpy(),
     )
 
-
+# %% ../nbs/22_preprocessing.ipynb #76df2088
 def example_rows(folder: Path, n_events: int, seed: int) -> Path:
     "Rows of simulated events, for a notebook that is opened on its own."
     write_simulation(folder / "events.parquet", n_events, seed)

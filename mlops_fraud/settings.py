@@ -101,7 +101,7 @@ class Mendable(Exception):
 class SettingsError(Mendable, ValueError):
     "A setting is unknown, missing or has a value that it may not have."
 
-
+# %% ../nbs/00_settings.ipynb #073f20e0
 def read_settings(**overrides: Any) -> Settings:
     "Settings from `overrides`, the environment and `settings.ini`, in this order; raises `SettingsError`."
     try:

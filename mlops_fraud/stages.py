@@ -37,7 +37,7 @@ def find_notebook(root: Path, stage: str) -> Path:
         raise StageError(f"no stage {stage!r}; the notebooks are: {', '.join(stages)}")
     return found[0]
 
-
+# %% ../nbs/04_stages.ipynb #c0470040
 def stage_parameters(params: dict[str, dict[str, Any]], stage: str, known: set[str]) -> dict[str, Any]:
     "What `params.yaml` says to a stage whose notebook has the `known` parameters. Raises `StageError` on any other name."
     own = params.get(stage) or {}
@@ -64,7 +64,7 @@ def write_page(executed: nbformat.NotebookNode, page: Path, title: str) -> None:
     html, _ = exporter.from_notebook_node(executed, {"metadata": {"name": title}})
     page.write_text(html)
 
-
+# %% ../nbs/04_stages.ipynb #272c7908
 def run_notebook(notebook: Path, executed: Path, params: dict[str, dict[str, Any]], stage: str, cwd: Path) -> str:
     "Execute `notebook` into `executed`, with a page of HTML beside it; returns its timing. Raises `StageError` with the failing cell."
     parameters = stage_parameters(params, stage, set(pm.inspect_notebook(str(notebook))))

@@ -66,7 +66,7 @@ class OutOfOrder(Mendable, ValueError):
 class StateMismatch(Mendable, ValueError):
     "A saved state was made with another feature table."
 
-
+# %% ../nbs/21_state.ipynb #288b80a3
 class State:
     """All that the past has left: entities' memories, the clock and the number of events.
 

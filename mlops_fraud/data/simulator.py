@@ -109,7 +109,7 @@ def expected_traffic(rng: np.random.Generator) -> np.ndarray:
     rhythm[0, 0] = 0
     return rhythm.ravel() / rhythm.sum()
 
-
+# %% ../../nbs/02_simulator.ipynb #ced12838
 def plan(n_rows: int, traffic: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     "Genuine rows and fraud pairs of each step, shapes (744,); together exactly `n_rows` rows."
     n_pairs = round(n_rows * REAL_FRAUDS / REAL_ROWS / 2)
@@ -158,7 +158,7 @@ def dearness(traffic: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     level -= np.average(level, axis=0, weights=traffic)
     return level / np.sqrt(np.average(level**2, axis=0, weights=traffic))
 
-
+# %% ../../nbs/02_simulator.ipynb #eb9a4910
 def create_world(n_rows: int, rng: np.random.Generator) -> World:
     "The world before its first transaction."
     traffic = expected_traffic(rng)
@@ -194,7 +194,7 @@ def recipient(world: Any, rng: Any, chance_new: float) -> int:
     account = int((RETIRED + (1 - RETIRED) * rng.random()) * now.n_known)
     return account - account % 3 if rng.random() < REGULAR else account
 
-
+# %% ../../nbs/02_simulator.ipynb #8a65dd7b
 @njit(cache=True)
 def begin(world: Any, rng: Any) -> None:
     "Another type of action, mostly by another client."
@@ -228,7 +228,7 @@ def genuine_amount(world: Any, rng: Any) -> int:
     deviate = weight * world.dearness[now.step, now.type] + np.sqrt(1 - weight**2) * rng.standard_normal()
     return max(bent_lognormal(deviate, QUANTILES[now.type]), 1)
 
-
+# %% ../../nbs/02_simulator.ipynb #faa0dffd
 @njit(cache=True)
 def genuine(world: Any, row: Any, rng: Any) -> None:
     "One genuine action: the next piece of a large transfer, the same client again, or another client."
@@ -272,7 +272,7 @@ def transfer_leg(world: Any, row: Any, rng: Any) -> None:
     if world.pairs[now.step] == 0:
         now.loot = 0
 
-
+# %% ../../nbs/02_simulator.ipynb #8474a526
 @njit(cache=True)
 def cash_out_leg(world: Any, row: Any, rng: Any) -> None:
     "Second leg, always in the next row: another name cashes out what the mule got."
@@ -284,7 +284,7 @@ def cash_out_leg(world: Any, row: Any, rng: Any) -> None:
     row.payee_new = world.balances[account] = world.balances[account] + now.owed
     now.owed = -1
 
-
+# %% ../../nbs/02_simulator.ipynb #506a4329
 @njit(cache=True)
 def fill(world: Any, rows: Any, rng: Any) -> None:
     "The world's next `len(rows)` transactions. In a step, frauds lie at random among the genuine."
@@ -362,7 +362,7 @@ def tables(n_rows: int, seed: int) -> Iterator[pa.Table]:
         fill(world, rows, rng)
         yield columns(rows)
 
-
+# %% ../../nbs/02_simulator.ipynb #4e8be707
 def simulate(n_rows: int, seed: int = 7) -> Iterator[pl.DataFrame]:
     """Transactions like PaySim's, in time order and in row groups.
 
@@ -409,7 +409,7 @@ def write_simulation(path: Path, n_rows: int, seed: int = 7, progress: bool = Fa
     finally:
         unfinished.unlink(missing_ok=True)
 
-
+# %% ../../nbs/02_simulator.ipynb #181edc71
 def _counted(groups: Iterator[pa.Table], bar: Any) -> Iterator[pa.Table]:
     for table in groups:
         yield table
