@@ -1,6 +1,6 @@
 # Settings pass through: make run API_PORT=8100 SIMULATED_ROWS=200000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-.PHONY: help run test data lab docs ship hooks check clean lock
+.PHONY: help run test data lab docs ship hooks check bench-pipeline clean lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -12,7 +12,7 @@ run:  ## data, pipeline, champion, API, app and MLflow page; Ctrl-C ends them al
 
 test:  ## every test (some: make test NOTEBOOKS=nbs/20_features.ipynb ARGS="-k replay")
 	@scripts/environment test
-	@CHROMIUM=$$(scripts/browser) && export CHROMIUM && nbdev-test --timing $(NOTEBOOKS) && exec pytest -q $(ARGS)
+	@CHROMIUM=$$(scripts/browser) && export CHROMIUM && nbdev-test --timing $(NOTEBOOKS) && exec pytest -q -n auto --dist loadfile $(ARGS)
 
 data:  ## take data/raw/, or simulate a data set if it holds none, and ingest it
 	@scripts/environment run
@@ -41,6 +41,10 @@ hooks:  ## once per clone: notebooks clean when committed, readable in git diff,
 check:  ## what CI checks beside the tests: lint, format, types, notebooks and package agree
 	@scripts/environment test
 	@scripts/check
+
+bench-pipeline:  ## each stage's seconds and memory, and pandas' (FILE=path.parquet, ARGS="--rows 0")
+	@scripts/environment run
+	@exec python benchmarks/pipeline.py $(if $(FILE),"$(FILE)") $(ARGS)
 
 lock:  ## resolve pyproject.toml into requirements/ (ARGS=--upgrade for newer versions)
 	@scripts/lock $(ARGS)

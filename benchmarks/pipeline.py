@@ -2,12 +2,13 @@
 
     make bench-pipeline FILE=path.parquet
 
-Each measurement is a process of its own, so that its peak is its own; this one imports nothing large,
-because a child's peak starts at the size of the process that forked it.
+Each measurement is a process of its own, so that its peak is its own. This one imports nothing large: a process
+inherits the peak of the one that forked it.
 """
 
 import argparse
 import json
+import math
 import os
 import resource
 import subprocess
@@ -16,18 +17,44 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-STAGES: dict[str, Callable[[Path], float]] = {}
+Run = Callable[[Path], float]  # of a folder with the inputs; the seconds that count
+STAGES: dict[str, Run] = {}
+ALONE = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"}  # one thread, as the goal for features says
+CHECKED_ROWS = 50_000  # on which pandas must say what we say
+TOLERANCE = 1e-5  # relative; features are float32
+GIB = 3.0  # peak of any stage
+GOALS: dict[str, Callable[[int, float], bool]] = {  # of rows and seconds
+    "ingest, parquet": lambda rows, took: rows >= 1.5e6 * took,
+    "ingest, csv": lambda rows, took: rows >= 0.5e6 * took,
+    "features, fold alone": lambda rows, took: rows >= 1e6 * took,
+    "features, with files": lambda rows, took: rows >= 1e6 * took,
+    "eda": lambda rows, took: took <= 90,
+    "split": lambda rows, took: took <= 20,
+}
 
 
-def stage(name: str) -> Callable[[Callable[[Path], float]], Callable[[Path], float]]:
-    "Declare a function of a folder with the inputs; it returns the seconds that count."
+class Measurement(NamedTuple):
+    "One stage on one number of rows."
 
-    def declare(run: Callable[[Path], float]) -> Callable[[Path], float]:
-        STAGES[name] = run
-        return run
+    stage: str
+    rows: int
+    seconds: float
+    peak: float  # GiB
 
-    return declare
+    @property
+    def verdict(self) -> str:
+        "Whether it reaches its goals."
+        if math.isnan(self.seconds):
+            return "failed"
+        reached = GOALS.get(self.stage, lambda rows, took: True)(self.rows, self.seconds) and self.peak <= GIB
+        return "yes" if reached else "no"
+
+
+def stage(name: str) -> Callable[[Run], Run]:
+    "Declare how stage `name` is run."
+    return lambda run: STAGES.setdefault(name, run)
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -37,34 +64,27 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-# ---- inputs
-
-
-@stage("inputs")
-def write_inputs(folder: Path) -> float:
-    "The file as raw.parquet and raw.csv."
-    import polars as pl
-
-    raw = pl.scan_parquet(folder / "source")
-
-    def write() -> None:
-        raw.sink_parquet(folder / "raw.parquet", row_group_size=1 << 19)
-        pl.scan_parquet(folder / "raw.parquet").sink_csv(folder / "raw.csv")
-
-    return seconds(write)
-
-
-def warm_up() -> None:
-    "Load the compiled kernel, so that it is not counted."
-    import polars as pl
-
-    from mlops_fraud.schemas import DTYPES
-    from mlops_fraud.state import State
-
-    State().fold(pl.DataFrame([(1, "TRANSFER", 1.0, "C1", "C2")], schema=DTYPES, orient="row"))
-
-
 # ---- data
+
+
+def write_inputs(source: Path | None, n_rows: int, folder: Path) -> int:
+    "The first `n_rows` of `source` (0: all) as raw.parquet and raw.csv, and how many there are. None: the file in data/raw/, or a simulated one."
+    import polars as pl
+
+    from mlops_fraud.data.ingest import OPTIONAL, raw_file
+    from mlops_fraud.data.simulator import write_simulation
+    from mlops_fraud.schemas import DTYPES
+    from mlops_fraud.settings import project_root, settings
+
+    source = source or raw_file(project_root(), settings())
+    if not source.exists() and source.name.startswith("simulated-"):
+        source = folder / "simulated.parquet"
+        write_simulation(source, settings().simulated_rows, settings().simulated_seed)
+    types = {**DTYPES, **OPTIONAL}
+    raw = pl.scan_parquet(source) if source.suffix == ".parquet" else pl.scan_csv(source, schema_overrides=types)
+    (raw.head(n_rows) if n_rows else raw).sink_parquet(folder / "raw.parquet", row_group_size=1 << 19)
+    pl.scan_parquet(folder / "raw.parquet").sink_csv(folder / "raw.csv")
+    return int(pl.scan_parquet(folder / "raw.parquet").select(pl.len()).collect().item())
 
 
 @stage("ingest, parquet")
@@ -89,16 +109,30 @@ def eda(folder: Path) -> float:
 # ---- features
 
 
+def warm_up() -> None:
+    "Load the compiled kernel, so that compiling it is not counted."
+    import polars as pl
+
+    from mlops_fraud.schemas import DTYPES
+    from mlops_fraud.state import State
+
+    State().fold(pl.DataFrame([(1, "TRANSFER", 1.0, "C1", "C2")], schema=DTYPES, orient="row"))
+
+
 @stage("features, fold alone")
 def fold(folder: Path) -> float:
-    import polars as pl
+    import pyarrow.parquet as pq
 
     from mlops_fraud.state import State, event_blocks
 
     warm_up()
-    n_events = pl.scan_parquet(folder / "events.parquet").select(pl.len()).collect().item()
-    state = State(capacity=n_events // 2)
-    return sum(seconds(lambda block=block: state.fold(block)) for block in event_blocks(folder / "events.parquet"))  # type: ignore[misc]
+    events = folder / "events.parquet"
+    state, took = State(capacity=pq.ParquetFile(events).metadata.num_rows // 2), 0.0
+    for block in event_blocks(events):
+        began = time.perf_counter()
+        state.fold(block)
+        took += time.perf_counter() - began
+    return took
 
 
 @stage("features, with files")
@@ -106,29 +140,23 @@ def features(folder: Path) -> float:
     from mlops_fraud.preprocessing import preprocess
 
     warm_up()
-    return seconds(lambda: preprocess(folder / "events.parquet", folder / "rows.parquet"))
+    return seconds(lambda: preprocess(folder / "events.parquet", folder / "rows.parquet", label_delay=0))
 
 
 @stage("features, pandas")
 def in_pandas(folder: Path) -> float:
-    import pandas as pd
-    from pandas_features import pandas_features
-
-    columns = ["step", "type", "amount", "nameDest"]
-    events = pd.read_parquet(folder / "events.parquet", columns=columns)
-    return seconds(lambda: pandas_features(events))
-
-
-def difference_to_pandas(folder: Path, n_rows: int = 50_000) -> float:
-    "The largest relative difference between pandas' features and ours on the first `n_rows` events."
     import pandas as pd
     import polars as pl
     from pandas_features import largest_difference, pandas_features
 
     from mlops_fraud.state import State
 
-    events = pl.read_parquet(folder / "events.parquet", n_rows=n_rows)
-    return largest_difference(pandas_features(pd.DataFrame(events.to_dict())), State().fold(events))
+    events = pd.read_parquet(folder / "events.parquet", columns=["step", "type", "amount", "nameDest"])
+    ours = State().fold(pl.read_parquet(folder / "events.parquet", n_rows=CHECKED_ROWS))
+    difference = largest_difference(pandas_features(events[:CHECKED_ROWS]), ours)
+    if difference > TOLERANCE:
+        raise SystemExit(f"pandas' features differ from ours by up to {difference:.1e}; at most {TOLERANCE:.0e} is rounding")
+    return seconds(lambda: pandas_features(events))
 
 
 # ---- learning
@@ -136,12 +164,16 @@ def difference_to_pandas(folder: Path, n_rows: int = 50_000) -> float:
 
 @stage("split")
 def split(folder: Path) -> float:
-    from mlops_fraud.preprocessing import read_rows, split_summary
+    import polars as pl
+
+    from mlops_fraud.preprocessing import read_rows, split_column, split_summary, timeline
+
+    events, rows = folder / "events.parquet", folder / "rows.parquet"
 
     def parts() -> None:
-        split_summary(folder / "rows.parquet")
-        for part in ("train", "validation", "test"):
-            read_rows(folder / "rows.parquet", part)  # type: ignore[arg-type]
+        split_column(pl.read_parquet(events, columns=["step"])["step"].to_numpy(), 0, timeline(events))
+        split_summary(rows)
+        read_rows(rows, "train"), read_rows(rows, "validation"), read_rows(rows, "test")
 
     return seconds(parts)
 
@@ -171,46 +203,102 @@ def notebook(name: str, folder: Path) -> float:
     from mlops_fraud.settings import project_root
     from mlops_fraud.stages import find_notebook, run_notebook
 
-    root, params = project_root(), yaml.safe_load((project_root() / "params.yaml").read_text())
-    files = {key: str(folder / Path(path).name) for key, path in params["shared"].items() if isinstance(path, str)}
-    params["shared"] |= files
+    root = project_root()
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["shared"] |= {key: str(folder / Path(path).name) for key, path in params["shared"].items() if isinstance(path, str)}
     params[name] = (params.get(name) or {}) | MODEST.get(name, {})
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     found = find_notebook(root, name)
-    return seconds(lambda: run_notebook(found, folder / found.name, params, name, folder))
+    return seconds(lambda: run_notebook(found, folder / found.name, params, name, root))
 
 
 # ---- a process a measurement
 
 
-def measured(name: str, folder: Path) -> tuple[float, float]:
-    "Seconds and peak memory (GiB) of stage `name` in a process of its own."
-    alone = {"POLARS_MAX_THREADS": "1"} if name in ("features, fold alone", "features, pandas") else {}
-    command = [sys.executable, __file__, "--measure", name, str(folder)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, env={**os.environ, **alone}, check=True)
-    return tuple(json.loads(done.stdout.splitlines()[-1]))
+def child(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    "This file, run with `arguments`; what fails in it is shown here too."
+    command = [sys.executable, __file__, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    if done.returncode:
+        print(done.stderr[-2000:], file=sys.stderr, flush=True)
+    return done
 
 
 def measure(name: str, folder: Path) -> None:
-    "The child's side: run, then print seconds and peak."
+    "The child's side: run stage `name`, then print its measurement."
     took = STAGES[name](folder)
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(json.dumps([took, peak * (1 if sys.platform == "darwin" else 1024) / 2**30]))
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * unit / 2**30
+    print(json.dumps([took, peak]))
+
+
+def measured(name: str, folder: Path, n_rows: int) -> Measurement:
+    "Stage `name` in a process of its own; a notebook's kernel is added to its peak. NaN if it failed."
+    done = child("--measure", name, "--folder", str(folder), **(ALONE if name.startswith("features") else {}))
+    took, peak = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else (math.nan, math.nan)
+    print(f"{name}, {n_rows:,} rows: {took:.2f} s", file=sys.stderr, flush=True)
+    return Measurement(name, n_rows, took, peak)
+
+
+def benchmark(source: Path | None, sizes: list[int], stages: list[str]) -> list[list[Measurement]]:
+    "Each of `stages` on the first rows of `source`, as many as `sizes` say; all sizes of a stage in a row, so that they meet the same weather."
+    with tempfile.TemporaryDirectory() as temporary:
+        inputs: dict[Path, int] = {}
+        for n_rows in sizes:
+            folder = Path(temporary) / f"{n_rows}"
+            folder.mkdir()
+            written = child("--write-inputs", str(n_rows), "--folder", str(folder), *([str(source)] if source else []))
+            if written.returncode:
+                sys.exit(1)
+            inputs[folder] = int(written.stdout)
+        return [[measured(name, folder, n_rows) for folder, n_rows in inputs.items()] for name in stages]
+
+
+# ---- what is printed
+
+
+def table(header: str, rows: list[list[str]]) -> str:
+    "A Markdown table; all columns but the first go right."
+    names = header.split(" | ")
+    return "\n".join(f"| {' | '.join(row)} |" for row in [names, ["---", *["---:"] * (len(names) - 1)], *rows])
+
+
+def summary(stages: list[list[Measurement]]) -> str:
+    "Tables of the last size, of growth with the size, and of pandas beside the fold, from the measurements of each stage."
+    last = [[m.stage, f"{m.seconds:.2f}", f"{m.rows / m.seconds:,.0f}", f"{m.peak:.2f}", m.verdict] for *_, m in stages]
+    growth = [[at[0].stage, *(f"{m.seconds:.2f} s, {1e6 * m.seconds / m.rows:.2f} µs" for m in at)] for at in stages]
+    said = [
+        f"{stages[0][-1].rows:,} rows:",
+        table("stage | seconds | rows/s | peak GiB | goal reached", last),
+        "Seconds, and microseconds a row:",
+        table(" | ".join(["stage", *(f"{m.rows:,} rows" for m in stages[0])]), growth),
+    ]
+    took = {at[-1].stage: at[-1].seconds for at in stages}
+    if {"features, pandas", "features, fold alone"} <= set(took):
+        ratio = took["features, pandas"] / took["features, fold alone"]
+        said.append(
+            f"pandas takes {ratio:.1f} times as long as the fold, for the same features (equal on the first {CHECKED_ROWS:,} rows)."
+        )
+    return "\n\n".join(said)
 
 
 def main() -> None:
+    "Measure what the command line asks for; see --help."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="transactions, .parquet or .csv")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("file", nargs="?", type=Path, help="transactions, .parquet or .csv; by default data/raw's file, or a simulated one")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 2_000_000, 4_000_000, 0], help="first rows to take; 0: all")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="a later one needs the files of an earlier")
+    for hidden, kind in (("--measure", str), ("--write-inputs", int), ("--folder", Path)):
+        parser.add_argument(hidden, type=kind, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        return measure(given.measure, given.file)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "source").symlink_to(given.file.resolve())
-        for name in STAGES:
-            took, peak = measured(name, folder)
-            print(f"{name:24} {took:8.2f} s {peak:6.2f} GiB", flush=True)
+        measure(given.measure, given.folder)
+    elif given.write_inputs is not None:
+        print(write_inputs(given.file, given.write_inputs, given.folder))
+    else:
+        stages = benchmark(given.file, given.rows, given.stages)
+        print(summary(stages))
+        sys.exit(any(m.verdict == "failed" for at in stages for m in at))
 
 
 if __name__ == "__main__":

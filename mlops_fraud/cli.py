@@ -79,8 +79,7 @@ def ingest_command(
     progress: Progress = True,
 ) -> None:
     "Validate a raw file into events; refused rows are kept, counted and explained."
-    from mlops_fraud.data.ingest import ingest
-    from mlops_fraud.deployment.local import raw_file
+    from mlops_fraud.data.ingest import ingest, raw_file
 
     print(ingest(source or raw_file(project_root(), settings()), events, refused, progress))
 

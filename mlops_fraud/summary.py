@@ -22,7 +22,7 @@ def title_and_line(report: str) -> tuple[str, str]:
     "The title of a Markdown `report`, and the first sentence below it."
     title, _, rest = report.partition("\n")
     line = re.sub(r"^\d+\. ", "", next((line for line in rest.splitlines() if line.strip()), ""))
-    return title.removeprefix("# "), re.split(r"(?<=[.:]) ", line)[0]
+    return title.removeprefix("# "), re.split(r"(?<=\.) ", line)[0]
 
 # %% ../nbs/44_summary.ipynb #073d953f
 def model_lines(judged: dict[str, Any]) -> list[str]:
