@@ -42,7 +42,7 @@ def feasible_delay(label_delay: int, n_hours: int) -> int:
     "The delay of labels in a file of `n_hours`, in hours."
     return min(label_delay, n_hours // 10)
 
-
+# %% ../nbs/22_preprocessing.ipynb #e276ce5e
 class Timeline(NamedTuple):
     "Where a file's parts begin, and how long its labels take."
 
@@ -62,7 +62,7 @@ def timeline(events: Path, train_share: float = 0.70, validation_share: float = 
     steps = pl.scan_parquet(events).select(pl.col("step").gather([0, *bounds, n_events - 1])).collect()["step"].to_numpy()
     return Timeline(n_events, bounds, steps[1:3], feasible_delay(label_delay, int(steps[3] - steps[0] + 1)))
 
-
+# %% ../nbs/22_preprocessing.ipynb #c84e8cfc
 def split_column(steps: np.ndarray, first: int, parts: Timeline) -> pl.Series:
     "The part of each event of a block: `steps` are their hours, int (n_events,), and `first` is the number of the first, from 0."
     part = np.searchsorted(parts.bounds, np.arange(first, first + len(steps)), side="right")

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,39 @@ def test_notebooks_say_why_they_exist() -> None:
     for notebook in NUMBERED:
         first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
         assert re.match(r"# .+\n\n> .+", first), f"{notebook.name} does not open with a title and one sentence"
+
+
+# --- The order in which it is read
+
+LEADS_ON_LATER = ("01_schemas", "03_ingest", "62_local")  # the end of these chapters is still to be written
+
+
+def prose(notebook: Path) -> list[str]:
+    "The cells of `notebook`; code cells are empty."
+    return ["".join(cell["source"]) if cell["cell_type"] == "markdown" else "" for cell in json.loads(notebook.read_text())["cells"]]
+
+
+def title(notebook: Path) -> str:
+    return prose(notebook)[0].split("\n")[0].removeprefix("# ")
+
+
+def next_chapter(notebook: Path) -> Path | None:
+    "The chapter to which the last cell of `notebook` leads on, by its title and in one sentence."
+    led = re.fullmatch(r"Next: \[(.+)\]\((.+)\), [^\n]+\.", prose(notebook)[-1])
+    if led is None:
+        return None
+    following = notebook.with_name(led[2])
+    assert led[1] == title(following), f"{notebook.name} calls {following.name} {led[1]!r}"
+    return following
+
+
+@pytest.mark.parametrize("notebook", [*NUMBERED, ROOT / "nbs/index.ipynb"], ids=lambda notebook: notebook.stem)
+def test_links_lead_to_what_is_there(notebook: Path) -> None:
+    targets = re.findall(r"\]\((?!\w+:)([^)#\s]+)", "\n".join(prose(notebook)))
+    assert not [target for target in targets if not (notebook.parent / target).exists()]
+
+
+def test_each_chapter_leads_on_to_the_next() -> None:
+    led = {here.stem: (following := next_chapter(here)) and following.stem for here in NUMBERED}
+    order = {here.stem: following.stem for here, following in pairwise(NUMBERED)} | {NUMBERED[-1].stem: None}
+    assert led == order | dict.fromkeys(LEADS_ON_LATER)
