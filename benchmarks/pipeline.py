@@ -275,10 +275,15 @@ def rate(m: Measurement) -> str:
     return f"{m.rows / m.cost.cpu:,.0f}" if m.cost.cpu else "-"
 
 
+def each_row(m: Measurement) -> str:
+    "Seconds, and microseconds of work a row."
+    return "failed" if m.verdict == "failed" else f"{m.cost.wall:.2f} s, {1e6 * m.cost.cpu / m.rows:.2f} µs"
+
+
 def summary(stages: list[list[Measurement]]) -> str:
     "Tables of the last size, of growth with the size, and of pandas beside the fold, from the measurements of each stage."
     last = [[m.stage, f"{m.cost.wall:.2f}", f"{m.cost.cpu:.2f}", rate(m), f"{m.peak:.2f}", m.verdict] for *_, m in stages]
-    growth = [[at[0].stage, *(f"{m.cost.wall:.2f} s, {1e6 * m.cost.cpu / m.rows:.2f} µs" for m in at)] for at in stages]
+    growth = [[at[0].stage, *map(each_row, at)] for at in stages]
     said = [
         f"{stages[0][-1].rows:,} rows:",
         table("stage | seconds | CPU s | rows/CPU s | peak GiB | goal reached", last),
