@@ -280,7 +280,7 @@ SHARES = {
     "fraudulent CASH_OUTs": "CASH_OUT",
 }
 
-
+# %% ../../nbs/03_ingest.ipynb #58708399
 def totals(report: IngestReport) -> dict[str, int | None]:
     "The same totals of an ingested file; None where it cannot say."
     known: dict[str, int | None] = dict.fromkeys(KAGGLE)
@@ -445,7 +445,7 @@ def _facts(report: IngestReport) -> list[str]:
         f"* Repeats: {report.repeated:,} events equal an earlier one in all columns that are kept. They count: two equal payments may be two.",
     ]
 
-
+# %% ../../nbs/03_ingest.ipynb #a71a805f
 def _refusals(report: IngestReport) -> list[str]:
     "Refused rows by field and reason, with examples."
     if not report.refused:

@@ -20,7 +20,7 @@ from .tuning import FEW, fit, training_sample
 # %% ../../nbs/31_training.ipynb #82d14c3e
 def calibrate(margin: np.ndarray, y: np.ndarray) -> Calibration:
     "Platt scaling of `margin` (n,) to the outcomes `y` (n,), nearly unregularised."
-    fitted = LogisticRegression(C=1e6, solver="newton-cholesky").fit(margin.reshape(-1, 1).astype(np.float64), y)
+    fitted = LogisticRegression(C=1e6, solver="newton-cholesky", tol=1e-9).fit(margin.reshape(-1, 1).astype(np.float64), y)
     slope = float(fitted.coef_[0, 0])
     if slope <= 0:  # a score that ranks backwards must not be turned around by its own calibration
         return Calibration()
