@@ -84,7 +84,7 @@ def change_a_feature_and_ship_it(clone: Path, url: str) -> None:
         told = client.post("/whatif", params={"explain": "full"}, json=transaction).json()["explanation"]["values"]
         assert told["recipient_sum_168h"] == pytest.approx(181.0 * len(sent))
     skipped, run = re.findall(r"Stage '(\w+)' didn't change", shipped), re.findall(r"Running stage '(\w+)'", shipped)
-    assert (skipped, run) == (["ingest", "eda"], ["preprocessing", "tuning", "training", "evaluation"])
+    assert (skipped, run) == (["ingest", "eda"], ["preprocessing", "tuning", "training", "evaluation", "reports"])
 
 
 @pytest.mark.timeout(600)
@@ -113,7 +113,7 @@ def test_from_a_raw_file_to_two_explained_decisions_and_back(clone: Path) -> Non
     again, printed = start(clone, **ports)
     try:
         said = wait_for("Ctrl-C ends all three", again, printed, 60)
-        assert said.count("didn't change, skipping") == 6
+        assert said.count("didn't change, skipping") == 7
         change_a_feature_and_ship_it(clone, f"http://127.0.0.1:{ports['API_PORT']}")
     finally:
         os.killpg(again.pid, signal.SIGTERM)
