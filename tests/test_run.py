@@ -16,10 +16,15 @@ import pytest
 from conftest import KAGGLE, free_port
 
 
+def newcomer(clone: Path) -> dict[str, str]:
+    "The environment of someone in `clone`; MLflow leaves the registry of other tests in ours."
+    return {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")} | {"PYTHONPATH": str(clone)}
+
+
 def start(clone: Path, **changes: str) -> tuple[subprocess.Popen[bytes], Path]:
     "`mlops-fraud run` in `clone`, and the file that it prints to."
     printed = clone.parent / f"printed-{time.monotonic_ns()}"
-    environment = {**os.environ, "PYTHONPATH": str(clone), **changes}
+    environment = {**newcomer(clone), **changes}
     with printed.open("wb") as out:
         return subprocess.Popen(
             ["mlops-fraud", "run"], cwd=clone, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
@@ -47,7 +52,7 @@ def change_a_feature_and_ship_it(clone: Path, url: str) -> None:
     cell["source"].insert(cell["source"].index(")\n"), NEW)
     table.write_text(json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
-    environment = {**os.environ, "PYTHONPATH": str(clone), "NO_VENV": "1"}
+    environment = {**newcomer(clone), "NO_VENV": "1"}
 
     def done(*command: str) -> str:
         finished = subprocess.run(command, cwd=clone, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
