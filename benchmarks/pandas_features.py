@@ -32,7 +32,7 @@ def pandas_features(events: pd.DataFrame) -> pd.DataFrame:
     known = step.groupby(by_recipient)
     compared = amount.where(transfer | cash_out, 0.0)
     usual = before(compared, by_hour) / before((transfer | cash_out).astype("float64"), by_hour)
-    columns = (
+    columns: tuple[pd.Series, ...] = (
         amount.clip(upper=AMOUNT_CAP),
         transfer,
         cash_out,
