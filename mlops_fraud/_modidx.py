@@ -125,6 +125,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'mlops_fraud.deployment.api': { 'mlops_fraud.deployment.api.Problem': ('api.html#problem', 'mlops_fraud/deployment/api.py'),
                                             'mlops_fraud.deployment.api.Ready': ('api.html#ready', 'mlops_fraud/deployment/api.py'),
                                             'mlops_fraud.deployment.api._as_json': ('api.html#_as_json', 'mlops_fraud/deployment/api.py'),
+                                            'mlops_fraud.deployment.api._successor': ( 'api.html#_successor',
+                                                                                       'mlops_fraud/deployment/api.py'),
                                             'mlops_fraud.deployment.api.alive': ('api.html#alive', 'mlops_fraud/deployment/api.py'),
                                             'mlops_fraud.deployment.api.follow': ('api.html#follow', 'mlops_fraud/deployment/api.py'),
                                             'mlops_fraud.deployment.api.get_scorer': ( 'api.html#get_scorer',

@@ -139,11 +139,11 @@ def promote(version: str, to: Settings | None = None, provisional: bool = False)
 # %% ../nbs/26_registry.ipynb #b3707a2d
 def rollback(to: Settings | None = None) -> str:
     "Let the alias point to the version that the current one replaced. Returns it; raises `NoModel` if there is none."
-    client, chosen = connect(to), to or settings()
-    current = load(to)
-    before = client.get_model_version(chosen.model_name, current.version).tags.get("replaced", "")
-    if not before:
-        raise NoModel(f"version {current.version} of {chosen.model_name} replaced no other; there is nothing to go back to")
+    client, chosen, current = connect(to), to or settings(), champion_tags(to)  # not loaded: it may be what is broken
+    if not current:
+        raise NoModel(f"no version of {chosen.model_name} is the {chosen.model_alias}; there is nothing to go back from")
+    if not (before := current.get("replaced", "")):
+        raise NoModel(f"version {current['version']} of {chosen.model_name} replaced no other; there is nothing to go back to")
     client.set_registered_model_alias(chosen.model_name, chosen.model_alias, before)
     return before
 

@@ -3,15 +3,21 @@
 import os
 import signal
 import sqlite3
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import httpx
 import numpy as np
 from conftest import Project, Serve
 
+from mlops_fraud import registry
 from mlops_fraud.ledger import Ledger
-from mlops_fraud.schemas import COLUMNS
+from mlops_fraud.model import Model
+from mlops_fraud.schemas import COLUMNS, Thresholds
+from mlops_fraud.settings import Settings
 from mlops_fraud.state import State
 
 
@@ -25,6 +31,14 @@ def transaction(number: int, **changes: object) -> dict:
         "nameDest": "C2",
         **changes,
     }
+
+
+def own_registry(project: Project, folder: Path) -> Settings:
+    "A copy of the project's registry, and the settings that lead to it."
+    folder.mkdir()
+    with sqlite3.connect(project.folder / "mlflow.db") as source, sqlite3.connect(folder / "mlflow.db") as copy:
+        source.backup(copy)
+    return project.settings.model_copy(update={"mlflow_tracking_uri": f"sqlite:///{folder}/mlflow.db"})
 
 
 def test_every_acknowledged_decision_survives_a_kill(project: Project, serve: Serve, tmp_path: Path) -> None:
@@ -74,21 +88,47 @@ def test_balances_and_labels_are_accepted_and_change_nothing(project: Project, s
 
 
 def test_a_model_that_was_altered_in_the_registry_does_not_answer(project: Project, serve: Serve, tmp_path: Path) -> None:
-    registry = tmp_path / "registry"
-    registry.mkdir()
-    with sqlite3.connect(project.folder / "mlflow.db") as source, sqlite3.connect(registry / "mlflow.db") as copy:
-        source.backup(copy)
+    where = own_registry(project, tmp_path / "registry")
     trees = next(project.folder.glob("mlartifacts/**/model.ubj"))
     whole = trees.read_bytes()
     try:
         trees.write_bytes(whole[:-100] + bytes(100))
-        with serve(project, MLFLOW_TRACKING_URI=f"sqlite:///{registry}/mlflow.db") as (url, _):
+        with serve(project, MLFLOW_TRACKING_URI=where.mlflow_tracking_uri) as (url, _):
             answer = httpx.get(f"{url}/readyz")
             assert httpx.get(f"{url}/healthz").status_code == 200
     finally:
         trees.write_bytes(whole)
     assert answer.status_code == 503
     assert "its description says" in answer.json()["detail"]
+
+
+def test_the_champion_changes_under_load_and_no_transaction_is_lost(project: Project, serve: Serve, tmp_path: Path) -> None:
+    where = own_registry(project, tmp_path / "registry")
+    champion = registry.load(where).model
+    other = Model(champion.booster, champion.description.calibration, Thresholds(review=0.3, block=0.9))
+    registry.register(other, np.zeros((5, len(champion.names)), np.float32), {}, where)
+    sent = count()
+
+    def keep_asking(_: int) -> list[httpx.Response]:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            return [client.post("/predict", json=transaction(next(sent))) for _ in iter(stop.is_set, True)]
+
+    with serve(project, MLFLOW_TRACKING_URI=where.mlflow_tracking_uri, FOLLOW_SECONDS="0.05") as (url, _), ThreadPoolExecutor(12) as pool:
+        stop = threading.Event()
+        asking = [pool.submit(keep_asking, i) for i in range(12)]
+        try:
+            for version in ("2", "1") * 4:
+                registry.promote(version, where)
+                deadline = time.monotonic() + 30
+                while httpx.get(f"{url}/readyz", timeout=30).json()["model"]["version"] != version:
+                    assert time.monotonic() < deadline, f"version {version} does not answer"
+        finally:
+            stop.set()
+        answers = [answer for answered in asking for answer in answered.result()]
+        last = httpx.post(f"{url}/whatif", params={"explain": "full"}, json=transaction(10**6), timeout=30).json()
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.json()["model"]["version"] for answer in answers} == {"1", "2"}
+    assert last["explanation"]["values"]["recipient_count"] == len(answers)
 
 
 def test_the_documentation_shows_an_example_that_works(project: Project, serve: Serve) -> None:
