@@ -20,8 +20,8 @@ from sklearn.metrics import average_precision_score
 
 from . import registry
 from .decisions import Costs
-from .evaluation import resampled_scores, slices
 from .features import fingerprint
+from .measures import resampled_scores, slices
 from .model import Model
 from .preprocessing import Rows, preprocess, read_rows
 from .settings import Mendable, Settings
@@ -44,8 +44,6 @@ def ranking_differences(rows: Rows, champion: np.ndarray, candidate: np.ndarray,
     found = []
     for name, mask in slices(rows).items():
         y, step = rows.y[mask], rows.step[mask]
-        if y.size == 0 or y.min() == y.max():
-            continue
         old, new = (resampled_scores(y, score[mask], step, n_resamples, seed) for score in (champion, candidate))
         points = [float(average_precision_score(y, score[mask])) for score in (champion, candidate)]
         found.append(Difference(f"average precision, {name}", *points, *np.quantile(new - old, [0.025, 0.975])))

@@ -17,12 +17,12 @@ import xgboost as xgb
 from matplotlib.figure import Figure
 
 from .data.simulator import CAP, HOURS, REAL_FRAUDS, REAL_HOURS, REAL_ROWS, REAL_TYPES
-from .evaluation import Score, score, scores, traffic_masks
 from .features import FEATURES
 from .likeness import COLOURS, Measure, Measures, Share, Shares, distance, panels, quantile_table, sample, say, table
+from .measures import Score, score, scores, traffic_masks
 from .preprocessing import Rows
 from .schemas import TYPES
-from .training.tuning import fit, training_sample
+from .training.fitting import fit, training_sample
 
 # %% ../nbs/41_fidelity.ipynb #b6c1a6b0
 LABELS = {"real": "real file, published totals"}
@@ -100,12 +100,13 @@ Judged = dict[str, list[dict[str, Score]]]  # by learner, the scores of each of 
 def judge(rows: Rows, models: dict[str, list[xgb.Booster]], n_resamples: int, seed: int) -> Judged:
     "The scores on `rows` of each learner's `models`; the first of each has intervals."
     kept = {f"{traffic}, less genuine 10 million": mask & ~capped(rows) for traffic, mask in traffic_masks(rows).items()}
+    kept = {name: mask for name, mask in kept.items() if 0 < rows.y[mask].sum() < mask.sum()}
     found: Judged = {learner: [] for learner in models}
     for learner, of_learner in models.items():
         for i, model in enumerate(of_learner):
             margin, n = model.inplace_predict(rows.x), 1 if i else n_resamples
             of_model = scores(rows, margin, n, seed) + [score(name, rows, margin, mask, n, seed) for name, mask in kept.items()]
-            found[learner].append({s.slice: s for s in of_model if s})
+            found[learner].append({s.slice: s for s in of_model})
     return found
 
 

@@ -15,7 +15,7 @@ from ..decisions import Costs, choose_thresholds, thresholds_by_costs
 from ..features import FEATURES, Feature
 from ..model import Calibration, Model
 from ..preprocessing import Rows
-from .tuning import FEW, fit, training_sample
+from .fitting import FEW, fit, training_sample
 
 # %% ../../nbs/31_training.ipynb #82d14c3e
 def calibrate(margin: np.ndarray, y: np.ndarray) -> Calibration:
