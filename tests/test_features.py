@@ -20,22 +20,39 @@ def events() -> pl.DataFrame:
     base = simulated(N, seed=3).with_columns(step=pl.Series(np.sort(rng.integers(1, 60, N))).cast(pl.Int32))
     return base.with_columns(
         nameDest=pl.Series([f"C{i}" for i in rng.integers(0, 40, N)]),
-        amount=pl.Series(rng.choice([0.0, 10.5, 181.0, 9e6, 123_456.78], N)),
+        amount=pl.Series(rng.choice([0.0, 10.5, 181.0, 183.0, 177.0, 9e6, 123_456.78], N)),
         type=pl.Series(rng.choice(["CASH_IN", "CASH_OUT", "DEBIT", "PAYMENT", "TRANSFER"], N)),
     )
+
+
+def band(amount: float) -> int:
+    "The largest power of 1.05 that is at most `amount`; nothing lies below one."
+    return int(np.searchsorted(1.05 ** np.arange(400), max(amount, 1.0), side="right")) - 1
 
 
 def naive(feature: Feature, past: list[dict], now: dict) -> float:
     "The feature of `now`, by looking through all of its past."
     if feature.entity == "event":
-        return {"amount": min(now["amount"], AMOUNT_CAP), "hour_of_day": now["step"] % 24, "is": float(now["type"] in feature.of)}[
-            feature.statistic
-        ]
+        cents = str(round(now["amount"] * 100))
+        return {
+            "amount": min(now["amount"], AMOUNT_CAP),
+            "hour_of_day": now["step"] % 24,
+            "is": float(now["type"] in feature.of),
+            "zeros": len(cents) - len(cents.rstrip("0")) if now["amount"] else 0,
+        }[feature.statistic]
+    lower = 1.05 ** band(now["amount"])
     same = {
         "recipient": lambda e: e["nameDest"] == now["nameDest"],
         "amount": lambda e: e["amount"] == now["amount"],
+        "near": lambda e: lower <= max(e["amount"], 1) < lower * 1.05,
+        "above": lambda e: lower <= max(e["amount"], 1) / (1.05 if now["type"] != "TRANSFER" else 1) < lower * 1.05,
+        "type": lambda e: e["type"] == now["type"],
+        "hour": lambda e: e["step"] % 24 == now["step"] % 24,
         "traffic": lambda e: True,
     }
+    if feature.statistic == "follows":
+        just_before = [e for e in past[-1:] if feature.window == EVER or e["step"] == now["step"]]
+        return float(any(e["type"] in feature.of for e in just_before))
     seen = [e for e in past if same[feature.entity](e) and e["type"] in feature.of]
 
     def weight(event: dict) -> float:
@@ -52,11 +69,27 @@ def naive(feature: Feature, past: list[dict], now: dict) -> float:
             return total
         case "ratio_to_mean":
             return now["amount"] / (total / count) if total else math.nan
+        case "ratio_to_max":
+            largest = max((e["amount"] for e in seen if weight(e)), default=0)
+            return now["amount"] / largest if largest else math.nan
+        case "ratio_to_last":
+            last = next((e["amount"] for e in reversed(seen) if weight(e)), 0)
+            return now["amount"] / last if last else math.nan
+        case "z_score":
+            return z_score(math.log1p(now["amount"]), [math.log1p(e["amount"]) for e in seen], [weight(e) for e in seen])
         case "hours_since_last":
             return now["step"] - seen[-1]["step"] if seen else math.nan
         case "hours_since_first":
             return now["step"] - seen[0]["step"] if seen else math.nan
     raise AssertionError(f"no oracle for {feature.statistic}")
+
+
+def z_score(x: float, values: list[float], weights: list[float]) -> float:
+    "Standard deviations of `x` above the weighted mean of `values`."
+    if sum(weights) < 2:
+        return math.nan
+    mean = np.average(values, weights=weights)
+    return (x - mean) / math.sqrt(max(np.average((values - mean) ** 2, weights=weights), 1e-4))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +133,9 @@ def test_the_memory_grows_with_entities_not_with_events(events: pl.DataFrame) ->
     state = State()
     for _ in range(5):
         state.fold(events.with_columns(step=pl.lit(99, pl.Int32)))
-    assert state.memory.size[0] == 40 + 5 + 1  # recipients, amounts that were transferred, the traffic
+    n_bands = len({band(amount) for amount in events["amount"].unique()})
+    # recipients, amounts that were transferred (twice as bands), types, one hour of the day, the traffic
+    assert state.memory.size[0] == 40 + 7 + 2 * n_bands + 5 + 1 + 1
 
 
 def test_an_event_out_of_order_changes_nothing(events: pl.DataFrame) -> None:
