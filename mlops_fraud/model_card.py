@@ -22,6 +22,7 @@ from sklearn.metrics import average_precision_score
 
 from .cases import cases, latest_match
 from .data.simulator import CAP
+from .evaluation import FEW
 from .measures import traffic_masks
 from .model import Model
 from .preprocessing import Rows
@@ -69,7 +70,7 @@ def _hours_and_amounts(rows: Rows) -> list[Artefact]:
     fraud, live, found = rows.y == 1, traffic_masks(rows)["live"], cases(rows)
     same = np.abs(rows.amount[found.cash_out] - rows.amount[found.transfer]) < 0.005
     repeated, _ = latest_match(rows)
-    genuine_cash_outs = (rows.type == "CASH_OUT") & ~fraud
+    genuine_cash_outs = ((rows.type == "CASH_OUT") & ~fraud).sum()
     capped, transfer = (rows.type == "TRANSFER") & (rows.amount == CAP / 100), rows.type == "TRANSFER"
     early, late = np.split(capped & ~fraud, [int(0.7 * len(rows.y))])
     return [
@@ -80,7 +81,7 @@ def _hours_and_amounts(rows: Rows) -> list[Artefact]:
         ),
         Artefact(
             "exact amounts",
-            f"{_share(same.sum(), len(same))} of the cases are cashed out to the cent, {_share((found.cash_out - found.transfer == 1).sum(), len(same))} in the very next row; of the genuine cash-outs {_share((~fraud[repeated]).sum(), genuine_cash_outs.sum())} repeat a transfer of the day before them",
+            f"{_share(same.sum(), len(same))} of the cases are cashed out to the cent, {_share((found.cash_out - found.transfer == 1).sum(), len(same))} in the very next row; of {genuine_cash_outs:,} genuine cash-outs {(~fraud[repeated]).sum():,} repeat a transfer of the day before them",
             "A mule that keeps a commission, waits or splits leaves no such trace, and features of the group `trace` then see nothing.",
         ),
         Artefact(
@@ -227,7 +228,7 @@ def _method(model: Model, strength: np.ndarray) -> str:
         own = [f for f, feature in enumerate(model.features) if feature.group == group]
         names = ", ".join(f"`{model.names[f]}`" for f in own)
         said.append(f"| {group}: {GROUPS.get(group, '')} | {len(own)} | {strength[own].sum() / max(strength.sum(), 1e-9):.0%} | {names} |")
-    trees = f"{model.booster.num_boosted_rounds()} gradient-boosted trees (XGBoost) on {len(model.features)} features, each computed from what came before the transaction. Probability = 1 / (1 + exp(-({calibration.slope:.3f} x margin {calibration.intercept:+.3f}))), reviewed from {thresholds.review:.4f}, blocked from {thresholds.block:.4f}; calibration and thresholds come from the validation period."
+    trees = f"{model.booster.num_boosted_rounds()} gradient-boosted trees (XGBoost) on {len(model.features)} features, each computed from what came before the transaction. Probability = 1 / (1 + exp(-({calibration.slope:.3f} x margin {calibration.intercept:+.3f}))), reviewed from {thresholds.review:.4f}, blocked from {thresholds.block:.4f}; both were chosen on the validation period, as far as its frauds sufficed."
     table = ["| group | features | share of mean size of SHAP values | which |", "| --- | --- | --- | --- |", *said]
     return "\n".join(["## Method", "", trees, "", *table, ""])
 
@@ -275,14 +276,15 @@ def _reasons(stable: Stability, order: float, n_models: int, n_asked: int) -> st
 
 # %% ../nbs/45_model_card.ipynb #77ec8d15
 def _limits(metrics: dict[str, float], habits: list[Artefact]) -> str:
-    hard = {name: metrics[name] for name in ("average_precision_busy_transfer", "average_precision_live_transfer") if name in metrics}
-    lines = [
-        f"* The first leg is hard: transfers reach {value:.3f} in {name.split('_')[2]} hours. Most thefts are seen at the cash-out only."
-        for name, value in list(hard.items())[:1]
-    ]
+    lines = []
+    if kind := next((kind for kind in ("busy", "live") if f"case_recall_first_leg_{kind}" in metrics), ""):
+        ranked, seen = metrics[f"average_precision_{kind}_transfer"], metrics[f"case_recall_first_leg_{kind}"]
+        lines.append(
+            f"* The first leg is the hard one: in {kind} hours the average precision of transfers is {ranked:.3f}, and {seen:.0%} of the cases are seen before their cash-out."
+        )
     lines += [f"* {habit.elsewhere}" for habit in habits if habit.name in ("senders are seen once", "exact amounts")]
     lines.append("* Who commits fraud adapts to what is blocked. Nothing here does: labels must come back, and the model be trained again.")
-    if metrics["frauds"] < 100:
+    if metrics["frauds"] < FEW:
         lines.insert(0, f"* **{metrics['frauds']} frauds make no trustworthy figures.**")
     return "\n".join(["## Limits", "", *lines, ""])
 
