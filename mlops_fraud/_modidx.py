@@ -220,6 +220,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'mlops_fraud.evaluation': { 'mlops_fraud.evaluation.Findings': ('evaluation.html#findings', 'mlops_fraud/evaluation.py'),
                                         'mlops_fraud.evaluation.Gate': ('evaluation.html#gate', 'mlops_fraud/evaluation.py'),
                                         'mlops_fraud.evaluation.Rule': ('evaluation.html#rule', 'mlops_fraud/evaluation.py'),
+                                        'mlops_fraud.evaluation.Rule.applies': ( 'evaluation.html#rule.applies',
+                                                                                 'mlops_fraud/evaluation.py'),
                                         'mlops_fraud.evaluation.Rule.asked': ('evaluation.html#rule.asked', 'mlops_fraud/evaluation.py'),
                                         'mlops_fraud.evaluation.Rule.keeps': ('evaluation.html#rule.keeps', 'mlops_fraud/evaluation.py'),
                                         'mlops_fraud.evaluation._between': ('evaluation.html#_between', 'mlops_fraud/evaluation.py'),

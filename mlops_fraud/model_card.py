@@ -187,9 +187,10 @@ def plot_permutation(names: list[str], strength: np.ndarray, losses: np.ndarray)
     ax = fig.subplots()
     ax.scatter(strength, losses, color="#0072B2", s=18)
     for f in np.argsort(-(rankdata(strength) + rankdata(losses)))[:6]:
-        ax.annotate(names[f], (strength[f], losses[f]), xytext=(4, 3), textcoords="offset points", fontsize=8)
+        right = strength[f] < strength.max() / 2
+        ax.annotate(names[f], (strength[f], losses[f]), xytext=(5 if right else -5, 4), textcoords="offset points",
+                    fontsize=8, ha="left" if right else "right")  # fmt: skip
     ax.axhline(0, color="k", lw=0.6)
-    ax.margins(x=0.25)
     ax.set(xlabel="mean |SHAP|, log-odds, most suspicious events", ylabel="average precision lost\nwhen it is shuffled")
     return fig
 
@@ -307,7 +308,7 @@ def _footprint(effort: Effort, n_fits: int, watts_per_core: float, grams_per_kwh
         "",
     ])  # fmt: skip
 
-# %% ../nbs/45_model_card.ipynb #a2e7a113
+# %% ../nbs/45_model_card.ipynb #f0f25b8a
 def card(model: Model, metrics: dict[str, float], habits: list[Artefact], strength: np.ndarray, reasons: str, footprint: str) -> str:
     "The card of `model` in Markdown. `strength` (n_features,) is the mean size of its SHAP values; `reasons` and `footprint` are sections."
     opening = f"# Model card\n\nThe model {model.identity[:12]}, as it was trained and judged by this pipeline; every number is computed.\n"
