@@ -438,6 +438,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'mlops_fraud/model_card.py'),
                                         'mlops_fraud.model_card.plot_reasons': ( 'model_card.html#plot_reasons',
                                                                                  'mlops_fraud/model_card.py'),
+                                        'mlops_fraud.model_card.rank_correlation': ( 'model_card.html#rank_correlation',
+                                                                                     'mlops_fraud/model_card.py'),
                                         'mlops_fraud.model_card.stability': ('model_card.html#stability', 'mlops_fraud/model_card.py'),
                                         'mlops_fraud.model_card.suspicious': ('model_card.html#suspicious', 'mlops_fraud/model_card.py'),
                                         'mlops_fraud.model_card.timed': ('model_card.html#timed', 'mlops_fraud/model_card.py')},

@@ -377,6 +377,8 @@ CASE_LINES = {
 
 
 def _cases(found: Findings) -> str:
+    if not found.cases:
+        return f"## Cases and links\n\nNo transfer and cash-out among these frauds belong together; {found.alone:,} stand alone.\n"
     kinds = [kind for kind in KINDS if kind in found.cases]
     seen = [found.cases[kind] for kind in kinds]
     lines = [
@@ -385,10 +387,9 @@ def _cases(found: Findings) -> str:
         "| cases | " + " | ".join(f"{c.cases:,}" for c in seen) + " |",
     ]
     lines += [f"| {name} | " + " | ".join(_between(getattr(c, field)) for c in seen) + " |" for name, field in CASE_LINES.items()]
-    lines.append(
-        "| first leg to first alert, median | " + " | ".join(f"{c.median_rows:g} rows, {c.median_hours:g} hours" for c in seen) + " |"
-    )
-    lines.append("| longest | " + " | ".join(f"{c.longest_hours:g} hours" for c in seen) + " |")
+    times = ["-" if np.isnan(c.median_rows) else f"{c.median_rows:g} rows, {c.median_hours:g} hours" for c in seen]
+    lines.append("| first leg to first alert, median | " + " | ".join(times) + " |")
+    lines.append("| longest | " + " | ".join("-" if np.isnan(c.longest_hours) else f"{c.longest_hours:g} hours" for c in seen) + " |")
     lines += ["| transfers' average precision once linked | " + " | ".join(_linked(found, kind) for kind in kinds) + " |"]
     about = f"A case is a transfer to a mule and the cash-out of its amount, where the money leaves; {found.alone:,} frauds have no such partner. An alert here is a probability of at least {found.alert_from:.4f}, which let {FALSE_ALERTS:.2%} of the genuine events of the validation period alert at most; of those of the test period it is {found.false_alerts:.4%}."
     after = "Linked: once its money was cashed out, a transfer inherits the score of the latest cash-out that repeats its amount to the cent. That is too late to stop it, and in time to close the mule's account and to learn from it."
