@@ -89,7 +89,7 @@ def change_a_feature_and_ship_it(clone: Path, url: str) -> None:
         told = client.post("/whatif", params={"explain": "full"}, json=transaction).json()["explanation"]["values"]
         assert told["recipient_sum_168h"] == pytest.approx(181.0 * len(sent))
     skipped, run = re.findall(r"Stage '(\w+)' didn't change", shipped), re.findall(r"Running stage '(\w+)'", shipped)
-    assert (skipped, run) == (["ingest", "eda"], ["preprocessing", "tuning", "training", "evaluation", "reports"])
+    assert (skipped, run) == (["ingest", "eda"], ["preprocessing", "tuning", "training", "evaluation", "model_card", "reports"])
 
 
 @pytest.mark.timeout(600)
@@ -118,7 +118,7 @@ def test_from_a_raw_file_to_two_explained_decisions_and_back(clone: Path) -> Non
     again, printed = start(clone, **ports)
     try:
         said = wait_for("Ctrl-C ends all three", again, printed, 60)
-        assert said.count("didn't change, skipping") == 7
+        assert said.count("didn't change, skipping") == 8
         change_a_feature_and_ship_it(clone, f"http://127.0.0.1:{ports['API_PORT']}")
     finally:
         os.killpg(again.pid, signal.SIGTERM)
