@@ -187,10 +187,10 @@ def fingerprint(features: tuple[Feature, ...] = FEATURES) -> str:
     return hashlib.sha256(meaning.encode()).hexdigest()[:16]
 
 # %% ../nbs/20_features.ipynb #fc1b6d8b
-# All of a `step` becomes one piece of machine code, in which no division raises. Across calls, or behind a check
-# for zero, numba would count references to the plan's and the memory's arrays, and that takes thrice the time of the rest.
-# While one thread folds a history, another answers (nogil).
-compiled = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+# All of a `step` becomes one piece of machine code, in which no division raises and no references are counted (_nrt):
+# the plan's and the memory's arrays belong to the caller, and counting them at every branch took six times the time of
+# all the rest. So nothing here may create an array. While one thread folds a history, another answers (nogil).
+compiled = njit(cache=True, nogil=True, error_model="numpy", forceinline=True, _nrt=False)
 
 
 @compiled
@@ -211,7 +211,7 @@ def hash_bytes(data, start, end):
     return h
 
 
-@compiled
+@njit(cache=True, nogil=True)
 def hash_all(data, offsets):
     "`hash_bytes` of each text between `offsets` (int64, n + 1), shape (n,)."
     out = np.empty(len(offsets) - 1, np.uint64)
