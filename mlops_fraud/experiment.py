@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score
 
 from . import registry
 from .decisions import Costs
-from .features import fingerprint
+from .features import fingerprint, of_groups
 from .measures import resampled_scores, slices
 from .model import Model
 from .preprocessing import Rows, preprocess, read_rows
@@ -153,10 +153,11 @@ def experiment(root: Path, n_resamples: int = 200, where: Settings | None = None
         raise NothingToCompare(f"{' and '.join(missing)} must be there first; make them with: dvc repro")
     champion, costs, seed = registry.load(where), Costs(shared["review_cost"], shared["false_block_cost"]), shared["seed"]
     with tempfile.TemporaryDirectory() as temporary:
-        rows = Path(temporary) / f"{fingerprint()}.parquet"
-        preprocess(events, rows, **split)
-        parts = read_rows(rows, "train"), read_rows(rows, "validation")
-        candidate = train(json.loads(best.read_text()), *parts, costs, shared["max_trees"], shared["genuine_rows"], seed)
+        features = of_groups(shared["groups"])
+        rows, names = Path(temporary) / f"{fingerprint(features)}.parquet", [feature.name for feature in features]
+        preprocess(events, rows, features=features, **split)
+        parts = read_rows(rows, "train", names), read_rows(rows, "validation", names)
+        candidate = train(json.loads(best.read_text()), *parts, costs, shared["max_trees"], shared["genuine_rows"], seed, features)
         validation, new = _scored(candidate, events, Path(temporary), split)
         _, old = _scored(champion.model, events, Path(temporary), split)
     differences = ranking_differences(validation, old, new, n_resamples, seed)

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['EVER', 'THIS_STEP', 'ANY', 'ENTITIES', 'GROUPS', 'EVENT_STATISTICS', 'STATISTICS', 'AMOUNT_CAP', 'HARMLESS',
            'FEATURES', 'NAMES', 'COUNT', 'SUM', 'LAST', 'FIRST', 'MAX', 'AMOUNT', 'TYPE', 'LOGS', 'SQUARES', 'NEEDS',
-           'UNFADING', 'KERNEL', 'compiled', 'TRANSFER', 'BAND', 'AHEAD', 'Feature', 'Plan', 'type_mask',
+           'UNFADING', 'KERNEL', 'compiled', 'TRANSFER', 'BAND', 'AHEAD', 'Feature', 'of_groups', 'Plan', 'type_mask',
            'compile_plan', 'fingerprint', 'mix', 'hash_bytes', 'hash_all', 'account_key', 'account_keys', 'Memory',
            'empty_memory', 'find', 'reindex', 'grown', 'Event', 'decay', 'amount_band', 'entity_key', 'trailing_zeros',
            'event_feature', 'z_score', 'memory_feature', 'recall', 'describe', 'counted', 'include', 'read', 'update',
            'step', 'touch', 'event_at', 'fold']
 
-# %% ../nbs/20_features.ipynb #fcd4c8a9
+# %% ../nbs/20_features.ipynb #ce2740d5
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -106,6 +107,13 @@ FEATURES = (
 # fmt: on
 NAMES = tuple(feature.name for feature in FEATURES)
 
+
+def of_groups(groups: Sequence[str]) -> tuple[Feature, ...]:
+    "The features of these `groups`, in the table's order. Raises ValueError on an unknown group, or where none is left."
+    if not groups or set(groups) - set(GROUPS):
+        raise ValueError(f"groups = {list(groups)}; choose at least one of {GROUPS}")
+    return tuple(feature for feature in FEATURES if feature.group in groups)
+
 # %% ../nbs/20_features.ipynb #4960ea9a
 COUNT, SUM, LAST, FIRST, MAX, AMOUNT, TYPE, LOGS, SQUARES = range(9)
 NEEDS = {
@@ -190,7 +198,7 @@ def fingerprint(features: tuple[Feature, ...] = FEATURES) -> str:
 # All of a `step` becomes one piece of machine code, in which no division raises and no references are counted (_nrt):
 # the plan's and the memory's arrays belong to the caller, and counting them at every branch took six times the time of
 # all the rest. So nothing here may create an array. While one thread folds a history, another answers (nogil).
-compiled = njit(cache=True, nogil=True, error_model="numpy", forceinline=True, _nrt=False)
+compiled = njit(cache=True, nogil=True, error_model="numpy", forceinline=True, _nrt=False)  # type: ignore[call-overload]
 
 
 @compiled

@@ -89,7 +89,7 @@ def z_score(x: float, values: list[float], weights: list[float]) -> float:
     if sum(weights) < 2:
         return math.nan
     mean = np.average(values, weights=weights)
-    return (x - mean) / math.sqrt(max(np.average((values - mean) ** 2, weights=weights), 1e-4))
+    return (x - mean) / math.sqrt(max(np.average((np.array(values) - mean) ** 2, weights=weights), 1e-4))
 
 
 @pytest.fixture(scope="module")
