@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HALF_A_CENT', 'FALSE_ALERTS', 'Cases', 'cases', 'alert_threshold', 'false_alert_rate', 'CaseFigures', 'by_case',
-           'latest_match', 'link']
+           'latest_match', 'uncashed_ratio', 'link']
 
 # %% ../nbs/28_cases.ipynb #6f506af9
 from typing import NamedTuple
@@ -95,10 +95,10 @@ def _figures(rows: Rows, alert: np.ndarray, first: np.ndarray, second: np.ndarra
     times = (float(np.median(waited)), float(np.median(late)), float(late.max())) if caught.any() else (np.nan,) * 3
     return CaseFigures(len(first), at_first, by_second, saved_at_first, saved, *times)
 
-# %% ../nbs/28_cases.ipynb #a52738b0
-def by_case(rows: Rows, probability: np.ndarray, threshold: float, found: Cases, n_resamples: int, seed: int) -> dict[str, CaseFigures]:
-    "What becomes of the cases `found` in `rows` if whatever has at least the probability `threshold` alerts; kinds of hours without a case are absent."
-    alert, figures = probability >= threshold, {}
+# %% ../nbs/28_cases.ipynb #ae00edee
+def by_case(rows: Rows, alert: np.ndarray, found: Cases, n_resamples: int, seed: int) -> dict[str, CaseFigures]:
+    "What becomes of the cases `found` in `rows` if those in `alert`, bool (n,), do; kinds of hours without a case are absent."
+    figures = {}
     for kind, mask in traffic_masks(rows).items():
         chosen = mask[found.transfer]
         if chosen.any():
@@ -121,9 +121,25 @@ def latest_match(rows: Rows, hours: int = 24) -> tuple[np.ndarray, np.ndarray]:
     return cash_out[recent], source[recent]
 
 
-def link(rows: Rows, score: np.ndarray, hours: int = 24) -> np.ndarray:
-    "`score` (n,), where each transfer has inherited the highest score of the cash-outs that it is the latest match of."
+def uncashed_ratio(rows: Rows, hours: int = 24) -> float:
+    "How many times likelier a genuine transfer of `rows` is to have no match than a fraudulent one, inverted: what its absence says."
+    alone = rows.type == "TRANSFER"
+    fraud, genuine = alone & (rows.y == 1), alone & (rows.y == 0)
+    alone[latest_match(rows, hours)[1]] = False
+    unmatched = [((alone & kind).sum() + 1) / (kind.sum() + 2) for kind in (fraud, genuine)]
+    return float(unmatched[0] / unmatched[1])
+
+
+def link(rows: Rows, probability: np.ndarray, hours: int = 24, uncashed: float = 1.0) -> np.ndarray:
+    """`probability` (n,) as it stands `hours` later, when it is known which transfers were cashed out.
+
+    A transfer inherits the highest probability of the cash-outs that it is the latest match of. By Bayes'
+    rule the odds of one without a match are multiplied by `uncashed` (see `uncashed_ratio`; 1: no news).
+    """
     cash_out, source = latest_match(rows, hours)
-    linked = score.copy()
-    np.maximum.at(linked, source, score[cash_out])
+    alone = rows.type == "TRANSFER"
+    alone[source] = False
+    odds = uncashed * probability
+    linked = np.where(alone, odds / (odds + 1 - probability), probability)
+    np.maximum.at(linked, source, probability[cash_out])
     return linked
