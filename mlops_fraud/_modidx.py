@@ -298,6 +298,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mlops_fraud.features.Memory': ('features.html#memory', 'mlops_fraud/features.py'),
                                       'mlops_fraud.features.Plan': ('features.html#plan', 'mlops_fraud/features.py'),
                                       'mlops_fraud.features._checked': ('features.html#_checked', 'mlops_fraud/features.py'),
+                                      'mlops_fraud.features._column': ('features.html#_column', 'mlops_fraud/features.py'),
                                       'mlops_fraud.features.account_key': ('features.html#account_key', 'mlops_fraud/features.py'),
                                       'mlops_fraud.features.account_keys': ('features.html#account_keys', 'mlops_fraud/features.py'),
                                       'mlops_fraud.features.amount_band': ('features.html#amount_band', 'mlops_fraud/features.py'),

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['EVER', 'THIS_STEP', 'ANY', 'ENTITIES', 'GROUPS', 'EVENT_STATISTICS', 'STATISTICS', 'AMOUNT_CAP', 'HARMLESS',
-           'FEATURES', 'NAMES', 'COUNT', 'SUM', 'LAST', 'FIRST', 'MAX', 'AMOUNT', 'TYPE', 'LOGS', 'SQUARES', 'NEEDS',
-           'UNFADING', 'KERNEL', 'compiled', 'TRANSFER', 'BAND', 'AHEAD', 'Feature', 'of_groups', 'Plan', 'type_mask',
-           'compile_plan', 'fingerprint', 'mix', 'hash_bytes', 'hash_all', 'account_key', 'account_keys', 'Memory',
-           'empty_memory', 'find', 'reindex', 'grown', 'Event', 'decay', 'amount_band', 'entity_key', 'trailing_zeros',
-           'event_feature', 'z_score', 'memory_feature', 'recall', 'describe', 'counted', 'include', 'read', 'update',
-           'step', 'touch', 'event_at', 'fold']
+           'FEATURES', 'NAMES', 'COUNT', 'SUM', 'LAST', 'FIRST', 'MAX', 'AMOUNT', 'TYPE', 'LOGS', 'SQUARES', 'NORM',
+           'NEEDS', 'UNFADING', 'DAY', 'KERNEL', 'compiled', 'TRANSFER', 'BAND', 'AHEAD', 'Feature', 'of_groups',
+           'Plan', 'type_mask', 'compile_plan', 'fingerprint', 'mix', 'hash_bytes', 'hash_all', 'account_key',
+           'account_keys', 'Memory', 'empty_memory', 'find', 'reindex', 'grown', 'Event', 'decay', 'amount_band',
+           'entity_key', 'trailing_zeros', 'event_feature', 'z_score', 'memory_feature', 'recall', 'describe',
+           'counted', 'include', 'read', 'update', 'step', 'touch', 'event_at', 'fold']
 
 # %% ../nbs/20_features.ipynb #ce2740d5
 import hashlib
@@ -28,7 +28,7 @@ from .schemas import TYPES
 EVER = math.inf  # a half-life that never fades
 THIS_STEP = 0.0  # a half-life that fades at once: only what happened in the same hour
 ANY = TYPES
-ENTITIES = ("event", "recipient", "amount", "near", "above", "type", "hour", "traffic")
+ENTITIES = ("event", "recipient", "amount", "near", "above", "type", "traffic")
 GROUPS = ("core", "rhythm", "trace")
 EVENT_STATISTICS = ("amount", "hour_of_day", "is", "zeros")
 STATISTICS = (
@@ -39,6 +39,7 @@ STATISTICS = (
     "ratio_to_last",
     "z_score",
     "follows",
+    "level",
     "hours_since_last",
     "hours_since_first",
 )
@@ -93,10 +94,11 @@ FEATURES = (
     Feature("event", "zeros", "the amount ends in {value}", "the amount is no round one", "core", unit="zeros"),
     Feature("type", "z_score", "for its type the amount lies {value} the usual", "the amount is just what is usual for its type", "core", window=72.0, unit="deviations"),
     Feature("type", "count", "{value} of its type came before it in the same hour", "it is the first of its type in its hour", "rhythm", window=THIS_STEP),
-    Feature("hour", "count", "at this time of the day, {value} of other kinds are usual", "at this time of the day nothing else is usual", "rhythm", of=HARMLESS, window=48.0),
     Feature("traffic", "count", "{value} of other kinds came before it in the same hour", "nothing of other kinds came before it in the same hour", "rhythm", of=HARMLESS, window=THIS_STEP),
     Feature("traffic", "count", "{value} of other kinds came in the last hours", "nothing of other kinds came in the last hours", "rhythm", of=HARMLESS, window=2.0),
-    Feature("traffic", "count", "{value} came in the last days", "nothing came in the last days", "rhythm", window=24.0),
+    Feature("traffic", "level", "this hour so far has {value} the traffic of the last days", "it is the first in its hour", "rhythm", window=THIS_STEP, unit="times"),
+    Feature("traffic", "level", "this hour so far has {value} the traffic of the last days in other kinds", "nothing of other kinds came before it in the same hour", "rhythm", of=HARMLESS, window=THIS_STEP, unit="times"),
+    Feature("traffic", "level", "the last hours had {value} the traffic of the last days in other kinds", "nothing of other kinds came in the last hours", "rhythm", of=HARMLESS, window=2.0, unit="times"),
     Feature("traffic", "ratio_to_max", "the amount is {value} the hour's largest transfer or cash-out", "nothing in this hour compares with it", "rhythm", of=("CASH_OUT", "TRANSFER"), window=THIS_STEP, unit="times"),
     Feature("traffic", "ratio_to_last", "the amount is {value} the hour's last transfer", "nothing was transferred before it in this hour", "rhythm", of=("TRANSFER",), window=THIS_STEP, unit="times"),
     Feature("traffic", "follows", "a transfer came just before it", "no transfer came just before it", "rhythm", of=("TRANSFER",), window=THIS_STEP, unit="yes/no"),
@@ -115,7 +117,7 @@ def of_groups(groups: Sequence[str]) -> tuple[Feature, ...]:
     return tuple(feature for feature in FEATURES if feature.group in groups)
 
 # %% ../nbs/20_features.ipynb #4960ea9a
-COUNT, SUM, LAST, FIRST, MAX, AMOUNT, TYPE, LOGS, SQUARES = range(9)
+COUNT, SUM, LAST, FIRST, MAX, AMOUNT, TYPE, LOGS, SQUARES, NORM = range(10)
 NEEDS = {
     "count": (COUNT,),
     "sum": (SUM,),
@@ -124,6 +126,7 @@ NEEDS = {
     "ratio_to_last": (AMOUNT,),
     "z_score": (LOGS, COUNT, SQUARES),
     "follows": (TYPE,),
+    "level": (COUNT, NORM),
     "hours_since_last": (LAST,),
     "hours_since_first": (FIRST,),
 }
@@ -164,6 +167,16 @@ def _checked(feature: Feature) -> Feature:
         raise ValueError(f"{feature.name}: no group {feature.group!r}; choose from {GROUPS}")
     return feature
 
+# %% ../nbs/20_features.ipynb #2c778b6c
+DAY = 24.0  # half-life of what counts as usual traffic, hours
+
+
+def _column(kind: int, feature: Feature) -> tuple[int, int, float]:
+    "What a `feature` needs remembered: a kind, a mask of types, a half-life."
+    if kind == NORM:
+        return COUNT, type_mask(ANY), DAY
+    return kind, type_mask(ANY if kind == TYPE else feature.of), feature.window
+
 # %% ../nbs/20_features.ipynb #35357ad4
 def compile_plan(features: tuple[Feature, ...] = FEATURES) -> Plan:
     "The kernel's plan for `features`. Raises ValueError where a line of the table makes no sense."
@@ -172,7 +185,7 @@ def compile_plan(features: tuple[Feature, ...] = FEATURES) -> Plan:
     for f, feature in enumerate(map(_checked, features)):
         own = columns[ENTITIES.index(feature.entity)]
         for i, kind in enumerate(NEEDS.get(feature.statistic, ())):
-            column = (kind, type_mask(ANY if kind == TYPE else feature.of), feature.window)
+            column = _column(kind, feature)
             if column not in own:
                 own.append(column)
             memory[f, i] = 1 + own.index(column)
@@ -329,8 +342,6 @@ def entity_key(entity, event):
         return mix(entity, amount_band(event.amount) + np.uint64(event.type != TRANSFER))
     if entity == 5:
         return mix(entity, np.uint64(event.type))
-    if entity == 6:
-        return mix(entity, np.uint64(event.step % 24.0))
     return mix(entity, np.uint64(0))
 
 # %% ../nbs/20_features.ipynb #f102e6ac
@@ -380,6 +391,8 @@ def memory_feature(plan, memory, f, event):
         return z_score(math.log1p(event.amount), value, memory.recalled[entity, plan.memory[f, 2]], count)
     if statistic == 6:
         return 1.0 if value > 0.0 and plan.mask[f] & (1 << int(value - 1.0)) else 0.0
+    if statistic == 7:  # against its own norm, since the traffic itself grows and shrinks from week to week
+        return value / (count + 1.0)
     return event.step - value  # hours since the last, the first
 
 # %% ../nbs/20_features.ipynb #468bd6f5

@@ -47,7 +47,6 @@ def naive(feature: Feature, past: list[dict], now: dict) -> float:
         "near": lambda e: lower <= max(e["amount"], 1) < lower * 1.05,
         "above": lambda e: lower <= max(e["amount"], 1) / (1.05 if now["type"] != "TRANSFER" else 1) < lower * 1.05,
         "type": lambda e: e["type"] == now["type"],
-        "hour": lambda e: e["step"] % 24 == now["step"] % 24,
         "traffic": lambda e: True,
     }
     if feature.statistic == "follows":
@@ -77,6 +76,8 @@ def naive(feature: Feature, past: list[dict], now: dict) -> float:
             return now["amount"] / last if last else math.nan
         case "z_score":
             return z_score(math.log1p(now["amount"]), [math.log1p(e["amount"]) for e in seen], [weight(e) for e in seen])
+        case "level":
+            return count / (1 + sum(0.5 ** ((now["step"] - e["step"]) / 24) for e in past if same[feature.entity](e)))
         case "hours_since_last":
             return now["step"] - seen[-1]["step"] if seen else math.nan
         case "hours_since_first":
@@ -134,8 +135,8 @@ def test_the_memory_grows_with_entities_not_with_events(events: pl.DataFrame) ->
     for _ in range(5):
         state.fold(events.with_columns(step=pl.lit(99, pl.Int32)))
     n_bands = len({band(amount) for amount in events["amount"].unique()})
-    # recipients, amounts that were transferred (twice as bands), types, one hour of the day, the traffic
-    assert state.memory.size[0] == 40 + 7 + 2 * n_bands + 5 + 1 + 1
+    # recipients, amounts that were transferred (twice as bands), types, the traffic
+    assert state.memory.size[0] == 40 + 7 + 2 * n_bands + 5 + 1
 
 
 def test_an_event_out_of_order_changes_nothing(events: pl.DataFrame) -> None:

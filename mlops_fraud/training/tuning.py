@@ -168,7 +168,7 @@ def _log(lines: list[dict[str, Any]], asked: dict[str, Any]) -> None:
             with mlflow.start_run(run_name=f"trial {line['trial']}", nested=True) as run:
                 mlflow.log_params(line["params"])
                 mlflow.log_metrics({f"validation_{name}": value for name, value in line["figures"].items()})
-                shown = np.unique(np.linspace(0, len(line["curve"]) - 1, POINTS).astype(int)) if line["curve"] else []
+                shown: Any = np.unique(np.linspace(0, len(line["curve"]) - 1, POINTS).astype(int)) if line["curve"] else []
                 points = [Metric("watched_average_precision", line["curve"][tree], 0, int(tree)) for tree in shown]
                 client.log_batch(run.info.run_id, metrics=points)
 
@@ -191,7 +191,7 @@ def search(
     """
     asked = {"n_trials": n_trials, "max_trees": max_trees, "genuine_rows": genuine_rows, "seed": seed}
     kept = Journal(journal, question(train, validation, costs, asked))
-    bench, trials, lines = Bench(train, validation, costs, max_trees, genuine_rows, seed), Trials(), []
+    bench, trials, lines = Bench(train, validation, costs, max_trees, genuine_rows, seed), Trials(), list[dict[str, Any]]()
     with tqdm(total=n_trials, desc="search", unit=" trials") as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # hyperopt sets shapes the way numpy 2.5 deprecates
         while len(lines) < n_trials:
