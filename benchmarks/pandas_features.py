@@ -1,4 +1,4 @@
-"""The same twelve features as one would write them with pandas: the yardstick of `pipeline.py`, and a check of it.
+"""Twelve of the features as one would write them with pandas: the yardstick of `pipeline.py`, and a check of it.
 
 Every column is a grouped cumulative operation, none a loop or an `apply`. Fading sums use that 0.5 ** (age / h) is
 a quotient of two powers, so that a plain cumulative sum does for all rows of a group. This needs the whole table in
@@ -8,13 +8,28 @@ memory and leaves nothing behind that could score the next event.
 import numpy as np
 import pandas as pd
 
-from mlops_fraud.features import AMOUNT_CAP, NAMES
+from mlops_fraud.features import AMOUNT_CAP, FEATURES
 
 HALF_LIFE = 24.0  # hours
+NAMES = (
+    "event_amount",
+    "event_is_transfer",
+    "event_is_cash_out",
+    "event_hour_of_day",
+    "recipient_count",
+    "recipient_sum_24h",
+    "recipient_hours_since_last",
+    "recipient_hours_since_first",
+    "amount_transfer_hours_since_last",
+    "amount_transfer_count_24h",
+    "traffic_count_this_step",
+    "traffic_cash_out_transfer_ratio_to_mean_this_step",
+)
+COMPARED = tuple(feature for feature in FEATURES if feature.name in NAMES)  # in the same order
 
 
 def pandas_features(events: pd.DataFrame) -> pd.DataFrame:
-    "Features of each of `events` (in time order) from the rows before it, float32, one column a name of the feature table."
+    "Features of each of `events` (in time order) from the rows before it, float32, one column each of `NAMES`."
     step, amount = events["step"].astype("float64"), events["amount"]
     transfer, cash_out = events["type"] == "TRANSFER", events["type"] == "CASH_OUT"
     growth = 2.0 ** ((step - step.iloc[0]) / HALF_LIFE)
