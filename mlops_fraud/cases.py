@@ -52,10 +52,16 @@ FALSE_ALERTS = 1e-4  # of the genuine events
 
 
 def alert_threshold(y: np.ndarray, probability: np.ndarray, rate: float = FALSE_ALERTS) -> float:
-    "The lowest probability from which at most the share `rate` of the genuine among these events, each of shape (n,), alerts."
+    """A probability from which at most the share `rate` of the genuine among these events, each of shape (n,), alerts.
+
+    Of all such, none catches more than the lowest; and up to the weakest fraud that it catches, none catches less. The
+    answer lies halfway between the two, in logarithms, so that another period may differ in both directions.
+    """
     genuine = np.sort(probability[y == 0])[::-1]
     allowed = int(rate * len(genuine))
-    return float(np.nextafter(genuine[allowed], np.inf)) if allowed < len(genuine) else 0.0
+    lowest = np.nextafter(genuine[allowed], np.inf) if allowed < len(genuine) else 0.0
+    caught = probability[(y == 1) & (probability >= lowest)]
+    return float(np.sqrt(lowest * caught.min()) if len(caught) else lowest)
 
 
 def false_alert_rate(y: np.ndarray, probability: np.ndarray, threshold: float) -> float:
