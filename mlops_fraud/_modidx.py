@@ -620,6 +620,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'mlops_fraud/training/tuning.py'),
                                              'mlops_fraud.training.tuning.question': ( 'tuning.html#question',
                                                                                        'mlops_fraud/training/tuning.py'),
+                                             'mlops_fraud.training.tuning.report': ('tuning.html#report', 'mlops_fraud/training/tuning.py'),
                                              'mlops_fraud.training.tuning.search': ('tuning.html#search', 'mlops_fraud/training/tuning.py'),
                                              'mlops_fraud.training.tuning.setting_importance': ( 'tuning.html#setting_importance',
                                                                                                  'mlops_fraud/training/tuning.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPACE', 'BATCH', 'STARTUP', 'POINTS', 'FIGURES', 'worth', 'propose', 'bar', 'Journal', 'question', 'Search', 'Bench',
-           'search', 'plot_trials', 'setting_importance', 'plot_importance']
+           'search', 'plot_trials', 'setting_importance', 'plot_importance', 'report']
 
 # %% ../../nbs/30_tuning.ipynb #d1908177
 import hashlib
@@ -245,3 +245,13 @@ def plot_importance(table: pl.DataFrame, n_trials: int) -> Figure:
         xlabel="R² lost when shuffled", title=f"What mattered in {n_trials} trials" + (" (few: a hint at most)" if n_trials < 30 else "")
     )
     return fig
+
+# %% ../../nbs/30_tuning.ipynb #4592af72
+def report(trials: pl.DataFrame, n_best: int = 10) -> str:
+    "The search in Markdown: its `n_best` trials, and its figures in `figures/tuning/`."
+    best = trials.with_row_index("trial").sort("worth", descending=True).head(n_best)
+    lines = ["| " + " | ".join(best.columns) + " |", "| --- " * len(best.columns) + "|"]
+    lines += ["| " + " | ".join(f"{value:.4g}" for value in row) + " |" for row in best.iter_rows()]
+    opening = f"# Search\n\n{len(trials)} settings were tried on the validation period. What one is worth: the average precision in live hours, less what its best thresholds would still cost as a share of all fraud money. The best:\n"
+    pictures = [f"![{name}](figures/tuning/{name}.png)\n" for name in ("search", "trials", "settings")]
+    return "\n".join([opening, *lines, "", *pictures])
