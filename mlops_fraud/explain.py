@@ -28,8 +28,6 @@ def in_words(value: float, unit: str) -> str:
             return _plural(value, "transaction")
         case "times":
             return "less than 0.01 times" if value < 0.01 else f"{value:.3g} times" if value < 100 else f"{value:,.0f} times"
-        case "zeros":
-            return _plural(value, "zero")
         case "deviations":
             return f"{abs(value):.1f} standard deviations {'above' if value > 0 else 'below'}"
         case "yes/no":

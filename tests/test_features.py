@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from mlops_fraud.data.simulator import simulated
-from mlops_fraud.features import AMOUNT_CAP, EVER, FEATURES, NAMES, THIS_STEP, Feature
+from mlops_fraud.features import AMOUNT_CAP, EVER, FEATURES, NAMES, PAIRED, THIS_STEP, Feature
 from mlops_fraud.state import OutOfOrder, State
 
 N = 1_500
@@ -20,7 +20,7 @@ def events() -> pl.DataFrame:
     base = simulated(N, seed=3).with_columns(step=pl.Series(np.sort(rng.integers(1, 60, N))).cast(pl.Int32))
     return base.with_columns(
         nameDest=pl.Series([f"C{i}" for i in rng.integers(0, 40, N)]),
-        amount=pl.Series(rng.choice([0.0, 10.5, 181.0, 183.0, 177.0, 9e6, 123_456.78], N)),
+        amount=pl.Series(rng.choice([0.0, 10.5, 177.0, 181.0, 183.0, 187.0, 9e6, 123_456.78], N)),
         type=pl.Series(rng.choice(["CASH_IN", "CASH_OUT", "DEBIT", "PAYMENT", "TRANSFER"], N)),
     )
 
@@ -30,16 +30,23 @@ def band(amount: float) -> int:
     return int(np.searchsorted(1.05 ** np.arange(400), max(amount, 1.0), side="right")) - 1
 
 
+def is_paired(past: list[dict], now: dict) -> bool:
+    "Whether `now` cashes out exactly what was transferred in its hour."
+    return now["type"] == "CASH_OUT" and any(
+        e["type"] == "TRANSFER" and (e["step"], e["amount"]) == (now["step"], now["amount"]) for e in past
+    )
+
+
+def capped(event: dict) -> float:
+    return min(event["amount"], AMOUNT_CAP)
+
+
 def naive(feature: Feature, past: list[dict], now: dict) -> float:
     "The feature of `now`, by looking through all of its past."
     if feature.entity == "event":
-        cents = str(round(now["amount"] * 100))
-        return {
-            "amount": min(now["amount"], AMOUNT_CAP),
-            "hour_of_day": now["step"] % 24,
-            "is": float(now["type"] in feature.of),
-            "zeros": len(cents) - len(cents.rstrip("0")) if now["amount"] else 0,
-        }[feature.statistic]
+        return {"amount": capped(now), "hour_of_day": now["step"] % 24, "is": float(now["type"] in feature.of)}[feature.statistic]
+    if now["type"] not in feature.asked:
+        return math.nan
     lower = 1.05 ** band(now["amount"])
     same = {
         "recipient": lambda e: e["nameDest"] == now["nameDest"],
@@ -52,7 +59,10 @@ def naive(feature: Feature, past: list[dict], now: dict) -> float:
     if feature.statistic == "follows":
         just_before = [e for e in past[-1:] if feature.window == EVER or e["step"] == now["step"]]
         return float(any(e["type"] in feature.of for e in just_before))
-    seen = [e for e in past if same[feature.entity](e) and e["type"] in feature.of]
+    if PAIRED in feature.of:
+        seen = [e for i, e in enumerate(past) if is_paired(past[:i], e)]
+    else:
+        seen = [e for e in past if same[feature.entity](e) and e["type"] in feature.of]
 
     def weight(event: dict) -> float:
         age = now["step"] - event["step"]
@@ -60,22 +70,22 @@ def naive(feature: Feature, past: list[dict], now: dict) -> float:
             return float(age == 0)
         return 1.0 if feature.window == EVER else 0.5 ** (age / feature.window)
 
-    count, total = sum(map(weight, seen)), sum(weight(e) * e["amount"] for e in seen)
+    count, total = sum(map(weight, seen)), sum(weight(e) * capped(e) for e in seen)
     match feature.statistic:
         case "count":
             return count
         case "sum":
             return total
         case "ratio_to_mean":
-            return now["amount"] / (total / count) if total else math.nan
+            return capped(now) / (total / count) if total else math.nan
         case "ratio_to_max":
-            largest = max((e["amount"] for e in seen if weight(e)), default=0)
-            return now["amount"] / largest if largest else math.nan
+            largest = max((capped(e) for e in seen if weight(e)), default=0)
+            return capped(now) / largest if largest else math.nan
         case "ratio_to_last":
-            last = next((e["amount"] for e in reversed(seen) if weight(e)), 0)
-            return now["amount"] / last if last else math.nan
+            last = next((capped(e) for e in reversed(seen) if weight(e)), 0)
+            return capped(now) / last if last else math.nan
         case "z_score":
-            return z_score(math.log1p(now["amount"]), [math.log1p(e["amount"]) for e in seen], [weight(e) for e in seen])
+            return z_score(math.log1p(capped(now)), [math.log1p(capped(e)) for e in seen], [weight(e) for e in seen])
         case "level":
             return count / (1 + sum(0.5 ** ((now["step"] - e["step"]) / 24) for e in past if same[feature.entity](e)))
         case "hours_since_last":
@@ -136,7 +146,7 @@ def test_the_memory_grows_with_entities_not_with_events(events: pl.DataFrame) ->
         state.fold(events.with_columns(step=pl.lit(99, pl.Int32)))
     n_bands = len({band(amount) for amount in events["amount"].unique()})
     # recipients, amounts that were transferred (twice as bands), types, the traffic
-    assert state.memory.size[0] == 40 + 7 + 2 * n_bands + 5 + 1
+    assert state.memory.size[0] == 40 + 8 + 2 * n_bands + 5 + 1
 
 
 def test_an_event_out_of_order_changes_nothing(events: pl.DataFrame) -> None:
