@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Progress', 'main', 'run', 'stage', 'simulate', 'ingest_command', 'data', 'promote', 'rollback', 'experiment',
-           'score', 'replay_command']
+           'backtest', 'score', 'replay_command']
 
 # %% ../nbs/80_cli.ipynb #33a4f308
 import signal
@@ -124,6 +124,14 @@ def experiment() -> None:
     from mlops_fraud.experiment import experiment as compare
 
     print(compare(root))
+
+
+@app.command()
+def backtest(origins: Annotated[int, typer.Option(min=1, help="how many times to learn and to judge")] = 4) -> None:
+    "Learn from ever more days and judge the days that follow, within training and validation."
+    from mlops_fraud.studies import project_backtest
+
+    print(project_backtest(project_root(), origins))
 
 # %% ../nbs/80_cli.ipynb #64923740
 @app.command()

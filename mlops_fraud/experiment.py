@@ -147,7 +147,8 @@ def experiment(root: Path, n_resamples: int = 200, where: Settings | None = None
     Logged to MLflow as a run `experiment`. Raises `NothingToCompare` before the pipeline's first run, `NoModel` without a champion.
     """
     params = yaml.safe_load((root / "params.yaml").read_text())
-    shared, split = params["shared"], params["preprocessing"]
+    shared = params["shared"]
+    split = {**params["preprocessing"], "label_delay": shared["label_delay"]}
     events, best = root / shared["events"], root / shared["best"]
     if missing := [str(path.relative_to(root)) for path in (events, best) if not path.exists()]:
         raise NothingToCompare(f"{' and '.join(missing)} must be there first; make them with: dvc repro")
