@@ -586,6 +586,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_fraud.studies.only': ('studies.html#only', 'mlops_fraud/studies.py'),
                                      'mlops_fraud.studies.plot_models': ('studies.html#plot_models', 'mlops_fraud/studies.py'),
                                      'mlops_fraud.studies.project_backtest': ('studies.html#project_backtest', 'mlops_fraud/studies.py'),
+                                     'mlops_fraud.studies.said': ('studies.html#said', 'mlops_fraud/studies.py'),
                                      'mlops_fraud.studies.studied': ('studies.html#studied', 'mlops_fraud/studies.py'),
                                      'mlops_fraud.studies.subsets': ('studies.html#subsets', 'mlops_fraud/studies.py'),
                                      'mlops_fraud.studies.table_of': ('studies.html#table_of', 'mlops_fraud/studies.py'),
