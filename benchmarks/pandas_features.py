@@ -35,6 +35,7 @@ def pandas_features(events: pd.DataFrame) -> pd.DataFrame:
     growth = 2.0 ** ((step - step.iloc[0]) / HALF_LIFE)
     by_recipient, by_hour = pd.factorize(events["nameDest"])[0], pd.factorize(step)[0]
     by_amount = pd.factorize((amount * 100).round())[0]
+    amount = amount.clip(upper=AMOUNT_CAP)
 
     def before(values: pd.Series, by: np.ndarray) -> pd.Series:
         "The sum of `values` in the earlier rows of the same group."
@@ -48,7 +49,7 @@ def pandas_features(events: pd.DataFrame) -> pd.DataFrame:
     compared = amount.where(transfer | cash_out, 0.0)
     usual = before(compared, by_hour) / before((transfer | cash_out).astype("float64"), by_hour)
     columns: tuple[pd.Series, ...] = (
-        amount.clip(upper=AMOUNT_CAP),
+        amount,
         transfer,
         cash_out,
         step % 24,
@@ -56,8 +57,8 @@ def pandas_features(events: pd.DataFrame) -> pd.DataFrame:
         before(amount * growth, by_recipient) / growth,
         step - known.shift(),
         (step - known.transform("first")).where(known.cumcount() > 0),
-        step - last_before(step.where(transfer), by_amount),
-        before(growth.where(transfer, 0.0), by_amount) / growth,
+        (step - last_before(step.where(transfer), by_amount)).where(cash_out),
+        (before(growth.where(transfer, 0.0), by_amount) / growth).where(cash_out),
         step.groupby(by_hour).cumcount(),
         (amount / usual).where(usual > 0),
     )
