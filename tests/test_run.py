@@ -118,7 +118,7 @@ def test_from_a_raw_file_to_two_explained_decisions_and_back(clone: Path) -> Non
     again, printed = start(clone, **ports)
     try:
         said = wait_for("Ctrl-C ends all three", again, printed, 60)
-        assert said.count("didn't change, skipping") == 8
+        assert said.count("didn't change, skipping") == 9
         change_a_feature_and_ship_it(clone, f"http://127.0.0.1:{ports['API_PORT']}")
     finally:
         os.killpg(again.pid, signal.SIGTERM)
