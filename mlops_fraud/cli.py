@@ -62,12 +62,19 @@ def simulate(
     rows: Annotated[int, typer.Option(min=1)] = 1_000_000,
     seed: Annotated[int, typer.Option(min=0)] = 7,
     out: Annotated[Path, typer.Option(help="a .csv or .parquet file")] = Path("data/raw/paysim.parquet"),
+    scenario: Annotated[str, typer.Option(help="how thieves behave: paysim or hard; the options below change one habit of it")] = "paysim",
+    commission: Annotated[float | None, typer.Option(help="share of the loot that stays with the mule")] = None,
+    wait: Annotated[int | None, typer.Option(help="hours at most until the mule cashes out")] = None,
+    pool: Annotated[int | None, typer.Option(help="victims of one mule at most, who draws the sum in as many parts")] = None,
+    aged: Annotated[bool | None, typer.Option(help="mules are accounts with a past")] = None,
+    rhythm: Annotated[bool | None, typer.Option(help="fraud follows the genuine traffic")] = None,
     progress: Progress = True,
 ) -> None:
-    "Write PaySim-like transactions; the same rows and seed give the same bytes."
-    from mlops_fraud.data.simulator import write_simulation
+    "Write PaySim-like transactions; the same rows, seed and scenario give the same bytes."
+    from mlops_fraud.data.simulator import scenario_named, write_simulation
 
-    write_simulation(out, rows, seed, progress)
+    habits = {"commission": commission, "wait": wait, "pool": pool, "aged": aged, "rhythm": rhythm}
+    write_simulation(out, rows, seed, progress, scenario_named(scenario, **{name: of for name, of in habits.items() if of is not None}))
     print(f"{rows:,} transactions in {out}")
 
 # %% ../nbs/80_cli.ipynb #adbd6664

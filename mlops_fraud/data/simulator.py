@@ -7,10 +7,12 @@ __all__ = ['CASH_IN', 'CASH_OUT', 'DEBIT', 'PAYMENT', 'TRANSFER', 'REAL_ROWS', '
            'HOURS', 'STEPS', 'REAL_HOURS', 'REAL_FIRST_STEPS', 'REAL_DAYS', 'DEVIATES', 'QUANTILES', 'LOOT', 'WALLET',
            'HOUR_WEIGHT', 'HOUR_MEMORY', 'AGAIN', 'STAY', 'NEW_RECIPIENT', 'NEW_CASHIER', 'MULE_STAYS', 'REGULAR',
            'RETIRED', 'PENNILESS', 'NIGHT_TYPES', 'NIGHT', 'CAP', 'FLAG_ABOVE', 'FLAG_CHANCE', 'MISLABELLED', 'SPLIT',
-           'LULL', 'AWAKE', 'ASLEEP', 'ROW', 'MOMENT', 'ROW_GROUP', 'bent_lognormal', 'expected_traffic', 'plan',
-           'World', 'type_edges', 'dearness', 'create_world', 'new_name', 'some_money', 'recipient', 'begin', 'settle',
-           'genuine_amount', 'genuine', 'transfer_leg', 'cash_out_leg', 'fill', 'spell', 'account_names', 'columns',
-           'tables', 'simulate', 'simulated', 'write_simulation']
+           'PAYSIM', 'HARD', 'SCENARIOS', 'LULL', 'AWAKE', 'ASLEEP', 'ROW', 'MOMENT', 'ROW_GROUP', 'bent_lognormal',
+           'Scenario', 'NoScenario', 'checked', 'scenario_named', 'expected_traffic', 'plan', 'World', 'type_edges',
+           'dearness', 'create_world', 'new_name', 'some_money', 'recipient', 'begin', 'settle', 'genuine_amount',
+           'genuine', 'recruit', 'transfer_leg', 'cash_out_leg', 'hour_due', 'part_of', 'collect', 'fall_due', 'fill',
+           'spell', 'account_names', 'columns', 'row_groups', 'tables', 'theft_numbers', 'simulate', 'simulated',
+           'write_simulation']
 
 # %% ../../nbs/02_simulator.ipynb #6e549d6c
 import os
@@ -26,6 +28,7 @@ from numba import njit
 from tqdm import tqdm
 
 from ..schemas import TYPES
+from ..settings import Mendable
 
 # %% ../../nbs/02_simulator.ipynb #7242dc3e
 CASH_IN, CASH_OUT, DEBIT, PAYMENT, TRANSFER = range(5)
@@ -89,6 +92,43 @@ FLAG_CHANCE = REAL_FLAGGED / (0.7 * 4_097)  # of a fraudulent transfer above; 70
 MISLABELLED = 19 / 2_237_500  # genuine cash-outs that carry the label
 SPLIT = 0.75  # of genuine transfers above CAP
 
+# %% ../../nbs/02_simulator.ipynb #3e68b1eb
+class Scenario(NamedTuple):
+    "How thieves behave; the default is PaySim's way."
+
+    commission: float = 0.0  # share of the loot that stays with the mule
+    wait: int = 0  # hours at most, and at least one, until the mule cashes out; 0: in the next row
+    pool: int = 1  # victims at most of one mule, who draws the sum in as many parts; above 1 there is a wait
+    aged: bool = False  # mules are accounts that others pay, too
+    rhythm: bool = False  # fraud follows the genuine traffic
+
+
+PAYSIM = Scenario()
+HARD = Scenario(commission=0.01, wait=24, pool=3, aged=True, rhythm=True)
+SCENARIOS = {"paysim": PAYSIM, "hard": HARD}
+
+
+class NoScenario(Mendable, ValueError):
+    "Thieves cannot behave like this."
+
+
+def checked(scenario: Scenario) -> Scenario:
+    "The `scenario`. Raises `NoScenario` where it makes no sense."
+    if not 0 <= scenario.commission < 1:
+        raise NoScenario(f"commission = {scenario.commission}; give a share of at least 0 and below 1, such as 0.01")
+    if not 0 <= scenario.wait < STEPS:
+        raise NoScenario(f"wait = {scenario.wait}; give whole hours from 0 to {STEPS - 1}")
+    if scenario.pool < 1 or (scenario.pool > 1 and scenario.wait == 0):
+        raise NoScenario(f"pool = {scenario.pool}, wait = {scenario.wait}; give at least 1 victim, and a wait of 1 or more for several")
+    return scenario
+
+
+def scenario_named(name: str, **habits: Any) -> Scenario:
+    "One of `SCENARIOS`, with these habits instead of its own. Raises `NoScenario`."
+    if name not in SCENARIOS:
+        raise NoScenario(f"scenario = {name!r}; choose from {', '.join(SCENARIOS)}")
+    return checked(SCENARIOS[name]._replace(**habits))
+
 # %% ../../nbs/02_simulator.ipynb #030c88f5
 LULL = REAL_DAYS < 200
 AWAKE = np.where(np.arange(len(REAL_DAYS)) < 10, 0.1, 0.65)  # chance that an hour of a lull is not empty, by day
@@ -110,22 +150,25 @@ def expected_traffic(rng: np.random.Generator) -> np.ndarray:
     return rhythm.ravel() / rhythm.sum()
 
 # %% ../../nbs/02_simulator.ipynb #ced12838
-def plan(n_rows: int, traffic: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def plan(n_rows: int, traffic: np.ndarray, rng: np.random.Generator, rhythm: bool = False) -> tuple[np.ndarray, np.ndarray]:
     "Genuine rows and fraud pairs of each step, shapes (744,); together exactly `n_rows` rows."
     n_pairs = round(n_rows * REAL_FRAUDS / REAL_ROWS / 2)
     pairs = np.zeros(STEPS, np.int64)
-    pairs[1:] = rng.multinomial(n_pairs, np.full(STEPS - 1, 1 / (STEPS - 1)))
+    pairs[1:] = rng.multinomial(n_pairs, traffic[1:] if rhythm else np.full(STEPS - 1, 1 / (STEPS - 1)))
     return rng.multinomial(n_rows - 2 * n_pairs, traffic), pairs
 
 # %% ../../nbs/02_simulator.ipynb #3c0da210
 ROW = np.dtype(
     [("step", "i4"), ("type", "i1"), ("amount", "i8"), ("payer", "u4"), ("payer_old", "i8"), ("payer_new", "i8")]
-    + [("payee", "u4"), ("payee_old", "i8"), ("payee_new", "i8"), ("fraud", "i1"), ("flagged", "i1")]
-)  # names as numbers, money in cents
+    + [("payee", "u4"), ("payee_old", "i8"), ("payee_new", "i8"), ("fraud", "i1"), ("flagged", "i1"), ("theft", "i4")]
+)  # names as numbers, money in cents; thefts are counted by mule, from 1
 MOMENT = np.dtype(
     [("step", "i8"), ("n_known", "i8"), ("type", "i8"), ("wallet", "i8")]  # recipients met; the client at work
     + [("rest", "i8"), ("rest_to", "i8")]  # of a transfer in pieces: cents and recipient
     + [("loot", "i8"), ("owed", "i8"), ("flagged", "i8")]  # of a fraud: the victim's cents, the mule's (-1: no mule waits)
+    + [("theft", "i4"), ("mule", "u4"), ("mule_has", "i8")]  # the mule at work: number, name, cents of his own
+    + [("pot", "i8"), ("victims", "i8"), ("parts", "i8"), ("drawn_from", "i4")]  # cents collected, victims and cash-outs to come
+    + [("pairs", "i8"), ("waiting", "i8")]  # of the month: transfers of fraud to come, cash-outs put on the calendar
 )
 
 
@@ -139,6 +182,12 @@ class World(NamedTuple):
     names: np.ndarray  # uint32 (capacity,), of the recipients met
     balances: np.ndarray  # int64 (capacity,), cents
     now: Any  # MOMENT record
+    scenario: Scenario
+    due: np.ndarray  # int64 (744,), cash-outs of fraud that wait for each step
+    first_due: np.ndarray  # int64 (744,), the first of them, by number
+    next_due: np.ndarray  # int64 (pairs,), the one after each
+    due_cents: np.ndarray  # int64 (pairs,)
+    due_theft: np.ndarray  # int64 (pairs,)
 
 # %% ../../nbs/02_simulator.ipynb #672cba25
 def type_edges(traffic: np.ndarray) -> np.ndarray:
@@ -159,15 +208,17 @@ def dearness(traffic: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return level / np.sqrt(np.average(level**2, axis=0, weights=traffic))
 
 # %% ../../nbs/02_simulator.ipynb #eb9a4910
-def create_world(n_rows: int, rng: np.random.Generator) -> World:
+def create_world(n_rows: int, rng: np.random.Generator, scenario: Scenario = PAYSIM) -> World:
     "The world before its first transaction."
     traffic = expected_traffic(rng)
-    genuine, pairs = plan(n_rows, traffic, rng)
+    genuine, pairs = plan(n_rows, traffic, rng, scenario.rhythm)
     capacity = n_rows // 6 + 1_000  # about one row in eleven brings a new recipient
     names, balances = np.zeros(capacity, np.uint32), np.zeros(capacity, np.int64)
     now = np.zeros(1, MOMENT)[0]
     now["type"] = now["owed"] = -1
-    return World(genuine, pairs, type_edges(traffic), dearness(traffic, rng), names, balances, now)
+    now["pairs"] = pairs.sum()
+    calendar = (np.zeros(n, np.int64) for n in (STEPS, STEPS, *[pairs.sum()] * 3))
+    return World(genuine, pairs, type_edges(traffic), dearness(traffic, rng), names, balances, now, checked(scenario), *calendar)
 
 # %% ../../nbs/02_simulator.ipynb #c8fb5527
 @njit(cache=True)
@@ -250,7 +301,21 @@ def genuine(world: Any, row: Any, rng: Any) -> None:
         row.payee = new_name(rng)
     settle(world, row, account)
 
-# %% ../../nbs/02_simulator.ipynb #8eec240f
+# %% ../../nbs/02_simulator.ipynb #4723dd6a
+@njit(cache=True)
+def recruit(world: Any, rng: Any) -> None:
+    "The next mule: a new account that may become an ordinary one, or an ordinary one."
+    now = world.now
+    now.mule, now.mule_has = new_name(rng), 0
+    now.theft += 1
+    if world.scenario.aged and now.n_known > 0:
+        account = recipient(world, rng, 0.0)
+        now.mule, now.mule_has = world.names[account], world.balances[account]
+    elif rng.random() < MULE_STAYS and now.n_known < len(world.names):
+        world.names[now.n_known], world.balances[now.n_known] = now.mule, 0
+        now.n_known += 1
+
+
 @njit(cache=True)
 def transfer_leg(world: Any, row: Any, rng: Any) -> None:
     "First leg: victim to mule."
@@ -258,14 +323,15 @@ def transfer_leg(world: Any, row: Any, rng: Any) -> None:
     world.pairs[now.step] -= 1
     if now.loot == 0:
         now.loot = bent_lognormal(rng.standard_normal(), LOOT)
-    row.type, row.fraud, row.payer, row.payee = TRANSFER, 1, new_name(rng), new_name(rng)
-    if rng.random() < MULE_STAYS and now.n_known < len(world.names):
-        world.names[now.n_known], world.balances[now.n_known] = row.payee, 0
-        now.n_known += 1
+    row.payer = new_name(rng)
+    if now.victims == 0:
+        recruit(world, rng)
+    row.type, row.fraud, row.theft = TRANSFER, 1, now.theft
+    row.payee, row.payee_old, row.payee_new = now.mule, now.mule_has, now.mule_has
     row.amount = min(now.loot, CAP)
     row.payer_old = row.payer_new = now.loot
     row.flagged = row.amount > FLAG_ABOVE and rng.random() < FLAG_CHANCE
-    now.owed = 0 if row.flagged else row.amount
+    now.owed, now.drawn_from = 0 if row.flagged else row.amount - int(row.amount * world.scenario.commission), now.theft
     now.loot -= row.amount
     if not row.flagged:
         row.payer_new = now.loot
@@ -275,14 +341,65 @@ def transfer_leg(world: Any, row: Any, rng: Any) -> None:
 # %% ../../nbs/02_simulator.ipynb #8474a526
 @njit(cache=True)
 def cash_out_leg(world: Any, row: Any, rng: Any) -> None:
-    "Second leg, always in the next row: another name cashes out what the mule got."
+    "Second leg: another name cashes out what the mule got."
     now = world.now
     account = recipient(world, rng, NEW_CASHIER)
-    row.type, row.fraud, row.amount, row.payer = CASH_OUT, 1, now.owed, new_name(rng)
+    row.type, row.fraud, row.theft, row.amount, row.payer = CASH_OUT, 1, now.drawn_from, now.owed, new_name(rng)
     row.payer_old, row.payer_new, row.payee = now.owed, 0, world.names[account]
     row.payee_old = world.balances[account]
     row.payee_new = world.balances[account] = world.balances[account] + now.owed
     now.owed = -1
+
+# %% ../../nbs/02_simulator.ipynb #b9e1f316
+@njit(cache=True)
+def hour_due(world: Any, rng: Any) -> int:
+    "The step in which a mule cashes out: after a wait, before the month ends, and in company where the scenario says so."
+    start, last = world.now.step, len(world.due) - 1
+    step = min(start + 1 + int(rng.random() * world.scenario.wait), last)
+    while world.scenario.rhythm and step < last and world.genuine[step] == 0:
+        step += 1
+    return start if world.scenario.rhythm and world.genuine[step] == 0 else step
+
+
+@njit(cache=True)
+def part_of(pot: int, parts: int, rng: Any) -> int:
+    "Cents of the next of so many cash-outs of `pot`, none above CAP: the rest, or between half and one and a half of an even part."
+    if parts == 1:
+        return pot
+    return min(max(int(pot / parts * (0.5 + rng.random())), pot - (parts - 1) * CAP), CAP)
+
+
+@njit(cache=True)
+def collect(world: Any, rng: Any) -> None:
+    "What was just transferred waits with the mule; with the last victim's money, the cash-outs are put on the calendar."
+    now = world.now
+    if now.victims == 0:
+        now.victims = now.parts = min(1 + int(rng.random() * world.scenario.pool), now.pairs)
+    now.pot += now.owed
+    now.owed = -1
+    now.victims -= 1
+    now.pairs -= 1
+    if now.victims > 0:
+        return
+    while now.parts > 0:
+        step, amount = hour_due(world, rng), part_of(now.pot, now.parts, rng)
+        world.due_cents[now.waiting], world.due_theft[now.waiting] = amount, now.theft
+        world.next_due[now.waiting] = world.first_due[step]
+        world.first_due[step] = now.waiting
+        world.due[step] += 1
+        now.pot -= amount
+        now.parts -= 1
+        now.waiting += 1
+
+
+@njit(cache=True)
+def fall_due(world: Any) -> None:
+    "A mule whose hour has come owes what waited."
+    now = world.now
+    cash_out = world.first_due[now.step]
+    world.first_due[now.step] = world.next_due[cash_out]
+    world.due[now.step] -= 1
+    now.owed, now.drawn_from = world.due_cents[cash_out], world.due_theft[cash_out]
 
 # %% ../../nbs/02_simulator.ipynb #506a4329
 @njit(cache=True)
@@ -290,14 +407,19 @@ def fill(world: Any, rows: Any, rng: Any) -> None:
     "The world's next `len(rows)` transactions. In a step, frauds lie at random among the genuine."
     now = world.now
     for i in range(len(rows)):
-        while now.owed < 0 and world.genuine[now.step] + world.pairs[now.step] == 0:
+        while now.owed < 0 and world.genuine[now.step] + world.pairs[now.step] + world.due[now.step] == 0:
             now.step += 1
         rows[i].step = now.step
-        n_pairs = world.pairs[now.step]
-        if now.owed >= 0:
-            cash_out_leg(world, rows[i], rng)
-        elif now.loot > 0 or rng.random() * (n_pairs + world.genuine[now.step]) < n_pairs:
+        n_pairs, n_due = world.pairs[now.step], world.due[now.step]
+        draw = rng.random() * (n_pairs + n_due + world.genuine[now.step]) if now.owed < 0 and now.loot == 0 else 0.0
+        if now.owed < 0 and draw < n_pairs:
             transfer_leg(world, rows[i], rng)
+            if world.scenario.wait > 0:
+                collect(world, rng)
+        elif now.owed >= 0 or draw < n_pairs + n_due:
+            if now.owed < 0:
+                fall_due(world)
+            cash_out_leg(world, rows[i], rng)
         else:
             genuine(world, rows[i], rng)
 
@@ -347,23 +469,33 @@ def columns(rows: np.ndarray) -> pa.Table:
         }
     )
 
-# %% ../../nbs/02_simulator.ipynb #434e6ff3
+# %% ../../nbs/02_simulator.ipynb #4f77ee3a
 ROW_GROUP = 262_144
 
 
-def tables(n_rows: int, seed: int) -> Iterator[pa.Table]:
-    "Row groups in time order, as Arrow tables."
+def row_groups(n_rows: int, seed: int, scenario: Scenario) -> Iterator[np.ndarray]:
+    "ROW records in time order, some at a time."
     if n_rows < 1:
         raise ValueError(f"n_rows = {n_rows}; simulate at least 1 row")
     rng = np.random.default_rng(seed)
-    world = create_world(n_rows, rng)
+    world = create_world(n_rows, rng, scenario)
     for start in range(0, n_rows, ROW_GROUP):
         rows = np.zeros(min(ROW_GROUP, n_rows - start), ROW)
         fill(world, rows, rng)
-        yield columns(rows)
+        yield rows
 
-# %% ../../nbs/02_simulator.ipynb #4e8be707
-def simulate(n_rows: int, seed: int = 7) -> Iterator[pl.DataFrame]:
+
+def tables(n_rows: int, seed: int, scenario: Scenario = PAYSIM) -> Iterator[pa.Table]:
+    "`row_groups` as Arrow tables."
+    return map(columns, row_groups(n_rows, seed, scenario))
+
+
+def theft_numbers(n_rows: int, seed: int, scenario: Scenario = PAYSIM) -> np.ndarray:
+    "Which theft each row of the same simulation belongs to, int32 (n_rows,); 0 for none. A file does not tell: PaySim's has no such column."
+    return np.concatenate([rows["theft"] for rows in row_groups(n_rows, seed, scenario)])
+
+# %% ../../nbs/02_simulator.ipynb #c0a2ad56
+def simulate(n_rows: int, seed: int = 7, scenario: Scenario = PAYSIM) -> Iterator[pl.DataFrame]:
     """Transactions like PaySim's, in time order and in row groups.
 
     Parameters
@@ -371,13 +503,15 @@ def simulate(n_rows: int, seed: int = 7) -> Iterator[pl.DataFrame]:
     n_rows : int
         Exactly so many rows over steps 1 to 743, 0.13 % of them fraud.
     seed : int
-        The same seed and number give the same rows.
+        The same seed, number and scenario give the same rows.
+    scenario : Scenario
+        How thieves behave.
 
     Yields
     ------
     DataFrame of up to 262,144 rows with the Kaggle file's columns.
     """
-    yield from map(_frame, tables(n_rows, seed))
+    yield from map(_frame, tables(n_rows, seed, scenario))
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:
@@ -386,13 +520,13 @@ def _frame(table: pa.Table) -> pl.DataFrame:
     return frame
 
 
-def simulated(n_rows: int, seed: int = 7) -> pl.DataFrame:
+def simulated(n_rows: int, seed: int = 7, scenario: Scenario = PAYSIM) -> pl.DataFrame:
     "All of `simulate` in one frame, for notebooks and tests."
-    return pl.concat(simulate(n_rows, seed), rechunk=True)
+    return pl.concat(simulate(n_rows, seed, scenario), rechunk=True)
 
 # %% ../../nbs/02_simulator.ipynb #a038d064
-def write_simulation(path: Path, n_rows: int, seed: int = 7, progress: bool = False) -> None:
-    """Write `simulate(n_rows, seed)` to `path`, .csv or .parquet, one row group at a time.
+def write_simulation(path: Path, n_rows: int, seed: int = 7, progress: bool = False, scenario: Scenario = PAYSIM) -> None:
+    """Write `simulate(n_rows, seed, scenario)` to `path`, .csv or .parquet, one row group at a time.
 
     The file appears complete or not at all.
     """
@@ -404,7 +538,7 @@ def write_simulation(path: Path, n_rows: int, seed: int = 7, progress: bool = Fa
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with tqdm(total=n_rows, unit=" rows", unit_scale=True, disable=not progress) as bar:
-            writers[path.suffix](unfinished, _counted(tables(n_rows, seed), bar))
+            writers[path.suffix](unfinished, _counted(tables(n_rows, seed, scenario), bar))
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
