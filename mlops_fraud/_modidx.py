@@ -342,6 +342,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mlops_fraud.features.hash_all': ('features.html#hash_all', 'mlops_fraud/features.py'),
                                       'mlops_fraud.features.hash_bytes': ('features.html#hash_bytes', 'mlops_fraud/features.py'),
                                       'mlops_fraud.features.include': ('features.html#include', 'mlops_fraud/features.py'),
+                                      'mlops_fraud.features.longer_run': ('features.html#longer_run', 'mlops_fraud/features.py'),
                                       'mlops_fraud.features.memory_feature': ('features.html#memory_feature', 'mlops_fraud/features.py'),
                                       'mlops_fraud.features.mix': ('features.html#mix', 'mlops_fraud/features.py'),
                                       'mlops_fraud.features.of_groups': ('features.html#of_groups', 'mlops_fraud/features.py'),

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['EVER', 'THIS_STEP', 'ANY', 'PAIRED', 'KINDS', 'ENTITIES', 'GROUPS', 'EVENT_STATISTICS', 'STATISTICS', 'AMOUNT_CAP',
-           'HARMLESS', 'LEG', 'FEATURES', 'NAMES', 'COUNT', 'SUM', 'LAST', 'FIRST', 'MAX', 'AMOUNT', 'TYPE', 'LOGS',
+           'HARMLESS', 'LEG', 'FEATURES', 'NAMES', 'COUNT', 'SUM', 'LAST', 'FIRST', 'MAX', 'AMOUNT', 'RUN', 'LOGS',
            'SQUARES', 'NORM', 'NEEDS', 'UNFADING', 'DAY', 'KERNEL', 'compiled', 'TRANSFER', 'CASH_OUT', 'AMOUNTS',
-           'BAND', 'AHEAD', 'Feature', 'of_groups', 'Plan', 'type_mask', 'compile_plan', 'fingerprint', 'mix',
-           'hash_bytes', 'hash_all', 'account_key', 'account_keys', 'Memory', 'empty_memory', 'find', 'reindex',
-           'grown', 'Event', 'decay', 'amount_band', 'entity_key', 'capped', 'event_feature', 'z_score',
+           'BAND', 'RUN_BASE', 'AHEAD', 'Feature', 'of_groups', 'Plan', 'type_mask', 'compile_plan', 'fingerprint',
+           'mix', 'hash_bytes', 'hash_all', 'account_key', 'account_keys', 'Memory', 'empty_memory', 'find', 'reindex',
+           'grown', 'Event', 'decay', 'amount_band', 'entity_key', 'longer_run', 'capped', 'event_feature', 'z_score',
            'memory_feature', 'recall', 'describe', 'bits', 'counted', 'include', 'read', 'update', 'step', 'touch',
            'event_at', 'fold']
 
@@ -42,6 +42,7 @@ STATISTICS = (
     "ratio_to_last",
     "z_score",
     "follows",
+    "run",
     "level",
     "hours_since_last",
     "hours_since_first",
@@ -110,6 +111,7 @@ FEATURES = (
     Feature("traffic", "ratio_to_last", "the amount is {value} the hour's last transfer", "nothing was transferred before it in this hour", "rhythm", of=("TRANSFER",), window=THIS_STEP, unit="times"),
     Feature("traffic", "follows", "a transfer came just before it", "no transfer came just before it", "rhythm", of=("TRANSFER",), window=THIS_STEP, unit="yes/no"),
     Feature("traffic", "follows", "a cash-out came just before it", "no cash-out came just before it", "rhythm", of=("CASH_OUT",), window=THIS_STEP, unit="yes/no"),
+    Feature("traffic", "run", "{value} of one type came in a row just before it", "nothing came just before it", "rhythm", window=THIS_STEP),
     Feature("traffic", "count", "{value} came before it in the same hour", "it is the first in its hour", "rhythm", window=THIS_STEP),
     Feature("traffic", "ratio_to_mean", "the amount is {value} the hour's usual transfer or cash-out", "nothing in this hour compares with it", "rhythm", of=("CASH_OUT", "TRANSFER"), window=THIS_STEP, unit="times"),
 )
@@ -123,8 +125,8 @@ def of_groups(groups: Sequence[str]) -> tuple[Feature, ...]:
         raise ValueError(f"groups = {list(groups)}; choose at least one of {GROUPS}")
     return tuple(feature for feature in FEATURES if feature.group in groups)
 
-# %% ../nbs/20_features.ipynb #4960ea9a
-COUNT, SUM, LAST, FIRST, MAX, AMOUNT, TYPE, LOGS, SQUARES, NORM = range(10)
+# %% ../nbs/20_features.ipynb #ad410c05
+COUNT, SUM, LAST, FIRST, MAX, AMOUNT, RUN, LOGS, SQUARES, NORM = range(10)
 NEEDS = {
     "count": (COUNT,),
     "sum": (SUM,),
@@ -132,12 +134,13 @@ NEEDS = {
     "ratio_to_max": (MAX,),
     "ratio_to_last": (AMOUNT,),
     "z_score": (LOGS, COUNT, SQUARES),
-    "follows": (TYPE,),
+    "follows": (RUN,),
+    "run": (RUN,),
     "level": (COUNT, NORM),
     "hours_since_last": (LAST,),
     "hours_since_first": (FIRST,),
 }
-UNFADING = ("ratio_to_max", "ratio_to_last", "follows")  # half of a largest amount, or of a type, means nothing
+UNFADING = ("ratio_to_max", "ratio_to_last", "follows", "run")  # half of a largest amount, or of a type, means nothing
 
 
 class Plan(NamedTuple):
@@ -184,7 +187,7 @@ def _column(kind: int, feature: Feature) -> tuple[int, int, float]:
     "What a `feature` needs remembered: a kind, a mask of types, a half-life."
     if kind == NORM:
         return COUNT, type_mask(ANY), DAY
-    return kind, type_mask(ANY if kind == TYPE else feature.of), feature.window
+    return kind, type_mask(ANY if kind == RUN else feature.of), feature.window
 
 # %% ../nbs/20_features.ipynb #35357ad4
 def compile_plan(features: tuple[Feature, ...] = FEATURES) -> Plan:
@@ -212,8 +215,8 @@ def compile_plan(features: tuple[Feature, ...] = FEATURES) -> Plan:
     transferred = 1 + amounts.index(last_transfer) if pairs else 0
     return Plan(np.array(codes), entities, of, asked, memory, kinds, masks, half_lives, np.bitwise_or.reduce(masks, axis=1), transferred)
 
-# %% ../nbs/20_features.ipynb #39260476
-KERNEL = 3  # the kernel's own version: raise it when a statistic comes to mean something else
+# %% ../nbs/20_features.ipynb #a804cd3b
+KERNEL = 4  # the kernel's own version: raise it when a statistic comes to mean something else
 
 
 def fingerprint(features: tuple[Feature, ...] = FEATURES) -> str:
@@ -359,6 +362,16 @@ def entity_key(entity, event):
         return mix(entity, np.uint64(event.type))
     return mix(entity, np.uint64(0))
 
+# %% ../nbs/20_features.ipynb #04de257d
+RUN_BASE = 8  # more than there are types; zero is no event
+
+
+@compiled
+def longer_run(run, kind):
+    "The `run` (RUN_BASE times its length, plus its type) after one more event, of type `kind`."
+    goes_on = run > 0.0 and int(run) % RUN_BASE == kind
+    return run + RUN_BASE if goes_on else float(RUN_BASE + kind)
+
 # %% ../nbs/20_features.ipynb #bf17278f
 @compiled
 def capped(event):
@@ -401,8 +414,10 @@ def memory_feature(plan, memory, f, event):
     if statistic == 5:
         return z_score(math.log1p(capped(event)), value, memory.recalled[entity, plan.memory[f, 2]], count)
     if statistic == 6:
-        return 1.0 if value > 0.0 and plan.mask[f] & (1 << int(value - 1.0)) else 0.0
-    if statistic == 7:  # against its own norm, since the traffic itself grows and shrinks from week to week
+        return 1.0 if value > 0.0 and plan.mask[f] & (1 << (int(value) % RUN_BASE)) else 0.0
+    if statistic == 7:
+        return float(int(value) // RUN_BASE)
+    if statistic == 8:  # against its own norm, since the traffic itself grows and shrinks from week to week
         return value / (count + 1.0)
     return event.step - value  # hours since the last, the first
 
@@ -454,8 +469,8 @@ def counted(plan, entity, c, event, kinds, value):
         return max(value, capped(event))
     if kind == AMOUNT:
         return capped(event)
-    if kind == TYPE:
-        return event.type + 1.0  # zero is no event
+    if kind == RUN:
+        return longer_run(value, event.type)
     if kind == LOGS:
         return value + math.log1p(capped(event))
     if kind == SQUARES:

@@ -1,6 +1,7 @@
 """Each declared feature against something slower and obvious that shares no code with the kernel."""
 
 import math
+from itertools import takewhile
 
 import numpy as np
 import polars as pl
@@ -59,6 +60,9 @@ def naive(feature: Feature, past: list[dict], now: dict) -> float:
     if feature.statistic == "follows":
         just_before = [e for e in past[-1:] if feature.window == EVER or e["step"] == now["step"]]
         return float(any(e["type"] in feature.of for e in just_before))
+    if feature.statistic == "run":
+        in_hour = [e["type"] for e in past if feature.window == EVER or e["step"] == now["step"]]
+        return float(len(list(takewhile(lambda kind: kind == in_hour[-1], reversed(in_hour)))))
     if PAIRED in feature.of:
         seen = [e for i, e in enumerate(past) if is_paired(past[:i], e)]
     else:
