@@ -68,12 +68,13 @@ def simulate(
     pool: Annotated[int | None, typer.Option(help="victims of one mule at most, who draws the sum in as many parts")] = None,
     aged: Annotated[bool | None, typer.Option(help="mules are accounts with a past")] = None,
     rhythm: Annotated[bool | None, typer.Option(help="fraud follows the genuine traffic")] = None,
+    modest: Annotated[bool | None, typer.Option(help="thieves take sums such as others cash out")] = None,
     progress: Progress = True,
 ) -> None:
     "Write PaySim-like transactions; the same rows, seed and scenario give the same bytes."
     from mlops_fraud.data.simulator import scenario_named, write_simulation
 
-    habits = {"commission": commission, "wait": wait, "pool": pool, "aged": aged, "rhythm": rhythm}
+    habits = {"commission": commission, "wait": wait, "pool": pool, "aged": aged, "rhythm": rhythm, "modest": modest}
     write_simulation(out, rows, seed, progress, scenario_named(scenario, **{name: of for name, of in habits.items() if of is not None}))
     print(f"{rows:,} transactions in {out}")
 

@@ -91,9 +91,6 @@ def serving(environment: dict[str, str], logs: Path) -> Iterator[tuple[str, int]
         yield server.url, processes["API"].pid
 
 
-CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     "The Chromium that `make test` found; without one, scripts/browser says how to get it."

@@ -10,9 +10,9 @@ __all__ = ['CASH_IN', 'CASH_OUT', 'DEBIT', 'PAYMENT', 'TRANSFER', 'REAL_ROWS', '
            'PAYSIM', 'HARD', 'SCENARIOS', 'LULL', 'AWAKE', 'ASLEEP', 'ROW', 'MOMENT', 'ROW_GROUP', 'bent_lognormal',
            'Scenario', 'NoScenario', 'checked', 'scenario_named', 'expected_traffic', 'plan', 'World', 'type_edges',
            'dearness', 'create_world', 'new_name', 'some_money', 'recipient', 'begin', 'settle', 'genuine_amount',
-           'genuine', 'recruit', 'transfer_leg', 'cash_out_leg', 'hour_due', 'part_of', 'collect', 'fall_due', 'fill',
-           'spell', 'account_names', 'columns', 'row_groups', 'tables', 'theft_numbers', 'simulate', 'simulated',
-           'write_simulation']
+           'genuine', 'loot', 'recruit', 'transfer_leg', 'cash_out_leg', 'hour_due', 'part_of', 'collect', 'fall_due',
+           'fill', 'spell', 'account_names', 'columns', 'row_groups', 'tables', 'theft_numbers', 'simulate',
+           'simulated', 'write_simulation']
 
 # %% ../../nbs/02_simulator.ipynb #6e549d6c
 import os
@@ -101,6 +101,7 @@ class Scenario(NamedTuple):
     pool: int = 1  # victims at most of one mule, who draws the sum in as many parts; above 1 there is a wait
     aged: bool = False  # mules are accounts that others pay, too
     rhythm: bool = False  # fraud follows the genuine traffic
+    modest: bool = False  # thieves take sums such as others cash out, not fortunes
 
 
 PAYSIM = Scenario()
@@ -301,7 +302,13 @@ def genuine(world: Any, row: Any, rng: Any) -> None:
         row.payee = new_name(rng)
     settle(world, row, account)
 
-# %% ../../nbs/02_simulator.ipynb #4723dd6a
+# %% ../../nbs/02_simulator.ipynb #fbd0da00
+@njit(cache=True)
+def loot(modest: bool, deviate: float) -> int:
+    "Cents that a theft takes."
+    return max(bent_lognormal(deviate, QUANTILES[CASH_OUT]), 1) if modest else bent_lognormal(deviate, LOOT)
+
+
 @njit(cache=True)
 def recruit(world: Any, rng: Any) -> None:
     "The next mule: a new account that may become an ordinary one, or an ordinary one."
@@ -322,7 +329,7 @@ def transfer_leg(world: Any, row: Any, rng: Any) -> None:
     now = world.now
     world.pairs[now.step] -= 1
     if now.loot == 0:
-        now.loot = bent_lognormal(rng.standard_normal(), LOOT)
+        now.loot = loot(world.scenario.modest, rng.standard_normal())
     row.payer = new_name(rng)
     if now.victims == 0:
         recruit(world, rng)
