@@ -40,7 +40,7 @@ SPACE = {
     "max_depth": scope.int(hp.quniform("max_depth", 3, 7, 1)),
     "learning_rate": hp.loguniform("learning_rate", np.log(0.02), np.log(0.1)),
     "min_child_weight": hp.loguniform("min_child_weight", np.log(0.1), np.log(5.0)),
-    "reg_lambda": hp.loguniform("reg_lambda", np.log(5.0), np.log(100.0)),
+    "reg_lambda": hp.loguniform("reg_lambda", np.log(5.0), np.log(50.0)),
     "gamma": hp.uniform("gamma", 0.0, 2.0),
     "subsample": hp.uniform("subsample", 0.6, 1.0),
     "colsample_bytree": hp.uniform("colsample_bytree", 0.4, 0.9),
