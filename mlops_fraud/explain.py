@@ -57,20 +57,24 @@ def _known(value: float) -> float | None:
 # %% ../nbs/50_explain.ipynb #94542bac
 def reasons(features: Sequence[Feature], row: np.ndarray, shap: np.ndarray, n: int) -> list[Reason]:
     "The `n` strongest reasons for a score, from its `features`, their values and SHAP values (both of shape (n_features,))."
-    strongest = [int(f) for f in np.argsort(-np.abs(shap), kind="stable")[:n] if shap[f] != 0]
-    return [
-        Reason(feature=features[f].name, value=_known(float(row[f])), unit=features[f].unit, shap=float(shap[f]),
-               sentence=sentence(features[f], float(row[f]), float(shap[f])))
-        for f in strongest
-    ]  # fmt: skip
+    size = np.abs(shap)
+    order, total, found = np.argsort(-size, kind="stable")[:n].tolist(), float(size.sum()), []
+    for f in order:
+        feature, value, part = features[f], float(row[f]), float(shap[f])
+        if part != 0:
+            said = sentence(feature, value, part)
+            found.append(
+                Reason(feature=feature.name, value=_known(value), unit=feature.unit, shap=part, share=abs(part) / total, sentence=said)
+            )
+    return found
 
 
-def explanation(features: Sequence[Feature], row: np.ndarray, contributions: np.ndarray, margin: float) -> Explanation:
-    "All of it: each feature's value and SHAP value, the base they start from and the margin they add up to."
+def explanation(units: dict[str, str], row: np.ndarray, contributions: np.ndarray, margin: float) -> Explanation:
+    "All of it: each feature's value and SHAP value, the base they start from and the margin they add up to; `units` names the features in order."
     return Explanation(
         base=float(contributions[-1]),
         margin=margin,
-        values={feature.name: _known(float(value)) for feature, value in zip(features, row)},
-        shap={feature.name: float(part) for feature, part in zip(features, contributions)},
-        units={feature.name: feature.unit for feature in features},
+        values={name: _known(value) for name, value in zip(units, row.tolist())},
+        shap=dict(zip(units, contributions.tolist())),
+        units=units,
     )

@@ -17,6 +17,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +70,7 @@ class Feature:
     unit: str = "transactions"
     asked: tuple[str, ...] = ANY
 
-    @property
+    @cached_property
     def name(self) -> str:
         "Built from the declaration, so that it cannot disagree with it."
         of = "" if self.of == ANY else "_".join(self.of).lower()

@@ -13,6 +13,7 @@ import numpy as np
 import xgboost as xgb
 from pydantic import BaseModel, ConfigDict
 
+from .decisions import Costs
 from .features import FEATURES, Feature, fingerprint
 from .schemas import Thresholds
 from .settings import Mendable
@@ -35,6 +36,7 @@ class Description(BaseModel):
     sha256: str  # of model.ubj
     calibration: Calibration
     thresholds: Thresholds
+    costs: Costs | None = None  # that the thresholds were chosen by
 
 
 class UnusableModel(Mendable, ValueError):
@@ -48,12 +50,24 @@ def sha256(data: bytes) -> str:
 class Model:
     "A booster with its description. Rows are float32 arrays of shape (n, n_features), NaN where a value is missing."
 
-    def __init__(self, booster: xgb.Booster, calibration: Calibration, thresholds: Thresholds, features: tuple[Feature, ...] = FEATURES):
+    def __init__(
+        self,
+        booster: xgb.Booster,
+        calibration: Calibration,
+        thresholds: Thresholds,
+        features: tuple[Feature, ...] = FEATURES,
+        costs: Costs | None = None,
+    ):
         self.booster = booster
         self.features = features
         self.trees = bytes(booster.save_raw("ubj"))
         self.description = Description(
-            features=features, fingerprint=fingerprint(features), sha256=sha256(self.trees), calibration=calibration, thresholds=thresholds
+            features=features,
+            fingerprint=fingerprint(features),
+            sha256=sha256(self.trees),
+            calibration=calibration,
+            thresholds=thresholds,
+            costs=costs,
         )
 
     @property
@@ -108,4 +122,4 @@ class Model:
             )
         booster = xgb.Booster(params={"nthread": 1})
         booster.load_model(bytearray(trees))
-        return cls(booster, description.calibration, description.thresholds, description.features)
+        return cls(booster, description.calibration, description.thresholds, description.features, description.costs)

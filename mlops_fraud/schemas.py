@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BALANCES', 'LABELS', 'NEVER_READ', 'TransactionType', 'TYPES', 'Account', 'DTYPES', 'COLUMNS', 'FRAME', 'MISSING',
            'WORDS', 'KINDS', 'RULES', 'Verdict', 'at_most_two_decimals', 'TransactionRequest', 'requirement',
-           'complaint', 'request_complaint', 'Rule', 'failures', 'Reason', 'Thresholds', 'ModelVersion', 'Explanation',
-           'DecisionResponse']
+           'complaint', 'request_complaint', 'Rule', 'failures', 'Reason', 'Thresholds', 'ExpectedCost', 'ModelVersion',
+           'Explanation', 'DecisionResponse']
 
 # %% ../nbs/01_schemas.ipynb #41e6e227
 from collections.abc import Callable, Iterator
@@ -200,12 +200,21 @@ class Reason(BaseModel):
     value: float | None = Field(description="the feature's value in its unit; null when there is nothing to measure yet")
     unit: str
     shap: float = Field(description="part of the log-odds of fraud; positive raises the risk")
+    share: float = Field(ge=0, le=1, description="size of that part, as a share of all features' parts")
     sentence: str = Field(description="the reason in words that can be read aloud to a customer")
 
 
 class Thresholds(BaseModel):
     "Probabilities from which a transaction is reviewed and blocked."
 
+    review: float
+    block: float
+
+
+class ExpectedCost(BaseModel):
+    "What each decision would cost on average, at this probability and amount, in the log's currency."
+
+    approve: float
     review: float
     block: float
 
@@ -235,7 +244,10 @@ class DecisionResponse(BaseModel):
     step: int
     probability: float = Field(ge=0, le=1, description="calibrated probability of fraud")
     decision: Verdict
+    expected_cost: ExpectedCost | None = Field(description="null where the model does not say what a mistake costs")
     reasons: list[Reason]
+    linked: list[str] = Field(description="transaction ids that this one gives away: the transfer of just this amount that it cashes out")
     thresholds: Thresholds
     model: ModelVersion
+    degraded: list[str] = Field(description="what was missing for a full answer; empty if nothing was")
     explanation: Explanation | None = Field(None, description="present when asked for with ?explain=full")

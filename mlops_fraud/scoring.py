@@ -17,14 +17,15 @@ from tqdm.auto import tqdm
 
 from . import registry
 from .data.ingest import valid_blocks
-from .decisions import verdict
+from .decisions import expected_cost, verdict
 from .explain import explanation, reasons
 from .features import Event
 from .ledger import Entry, IdTaken, Ledger
 from .registry import Version
 from .schemas import COLUMNS, DecisionResponse, ModelVersion, TransactionRequest
 from .settings import Mendable, Settings, settings
-from .state import State, past, to_event
+from .state import NO_HISTORY, State, past, to_event
+from .tables import Explainer
 
 # %% ../nbs/52_scoring.ipynb #c544b946
 class NoHistory(Mendable, FileNotFoundError):
@@ -36,6 +37,14 @@ class Scorer:
 
     def __init__(self, version: Version, state: State, ledger: Ledger, n_reasons: int = 3):
         self.version, self.state, self.ledger, self.n_reasons = version, state, ledger, n_reasons
+        self.explainer = Explainer(version.model)
+        self.units = {feature.name: feature.unit for feature in version.model.features}
+        self.called = ModelVersion(name=version.name, version=version.version, alias=version.alias)
+        self.degraded = [] if self.explainer.tables else ["slow: the model does not fit into tables"]
+        if state.history == NO_HISTORY:
+            self.degraded.append("no history: accounts and traffic from before the log are unknown")
+        ledger.introduce(version.version, self.units)
+        self.unlogged: dict[str, Entry] = {}  # decided, not yet on disk; by transaction id, in order of arrival
         self.n_logged = 0  # events of the log that the state holds
         self.catch_up()
 
@@ -59,28 +68,37 @@ class Scorer:
             self.state.fold(block)
             self.n_logged += block.height
 
-    def answer(self, tx: TransactionRequest) -> tuple[DecisionResponse, np.ndarray]:
-        "The full answer to `tx` and the features behind it. Changes nothing; raises `OutOfOrder`."
+    def answer(self, tx: TransactionRequest) -> Entry:
+        "What would be decided on `tx`. Changes nothing; raises `OutOfOrder`."
         row = self.state.read(to_event(tx))
-        model = self.version.model
-        contributions = model.contributions(row[None])[0]
-        margin = model.margin(row[None])
-        probability = float(model.calibrated(margin)[0])
-        thresholds = model.description.thresholds
+        margins, contributions = self.explainer.explain(row[None])
+        model, shap = self.version.model.description, contributions[0]
+        probability = float(self.version.model.calibrated(margins)[0])
         response = DecisionResponse(
             transaction_id=tx.transaction_id or "",
             step=tx.step,
             probability=probability,
-            decision=verdict(probability, thresholds),
-            reasons=reasons(model.features, row, contributions[:-1], self.n_reasons),
-            thresholds=thresholds,
-            model=ModelVersion(name=self.version.name, version=self.version.version, alias=self.version.alias),
-            explanation=explanation(model.features, row, contributions, float(margin[0])),
+            decision=verdict(probability, model.thresholds),
+            expected_cost=expected_cost(probability, tx.amount, model.costs) if model.costs else None,
+            reasons=reasons(model.features, row, shap[:-1], self.n_reasons),
+            linked=self._linked(tx),
+            thresholds=model.thresholds,
+            model=self.called,
+            degraded=self.degraded,
+            explanation=None,
         )
-        return response, row
+        return Entry(tx, row, shap, float(margins[0]), self.version.version, response.model_dump_json(exclude={"explanation"}))
 
-    def decide(self, tx: TransactionRequest) -> DecisionResponse:
-        """The decision on `tx`, counted once.
+    def _linked(self, tx: TransactionRequest) -> list[str]:
+        "The latest transfer of just the amount that `tx` cashes out: a theft's first leg, if `tx` is the second."
+        if tx.type != "CASH_OUT" or not tx.amount:
+            return []
+        fresh = (id for id, e in reversed(self.unlogged.items()) if e.request.type == "TRANSFER" and e.request.amount == tx.amount)
+        found = next(fresh, None) or self.ledger.latest_transfer(tx.amount)
+        return [found] if found else []
+
+    def decide(self, tx: TransactionRequest) -> Entry:
+        """The decision on `tx`, counted once; nobody may hear of it before `flush`.
 
         An id that was seen before gets its first answer; a transaction without an id gets one.
         Raises `IdTaken` when the id belongs to another transaction, `OutOfOrder` when the past
@@ -88,32 +106,45 @@ class Scorer:
         """
         if tx.transaction_id is None:
             tx = tx.model_copy(update={"transaction_id": uuid.uuid4().hex})
-        elif seen := self.ledger.find(tx.transaction_id):
+        elif seen := self.unlogged.get(tx.transaction_id) or self.ledger.find(tx.transaction_id):
             if seen.request != tx:
                 raise IdTaken(f"transaction_id = {tx.transaction_id!r} was answered for another transaction; send a new id")
-            return DecisionResponse.model_validate_json(seen.answer)
-        response, row = self.answer(tx)
-        self.ledger.append(Entry(tx, row, self.version.version, response.model_dump_json()))
+            return seen
+        entry = self.answer(tx)
         self.state.update(to_event(tx))
-        self.n_logged += 1
-        return response
+        self.unlogged[str(tx.transaction_id)] = entry
+        return entry
+
+    def flush(self) -> None:
+        "Put all that was decided on disk, with one wait for it."
+        if self.unlogged:
+            self.ledger.append(list(self.unlogged.values()))
+            self.n_logged += len(self.unlogged)
+            self.unlogged.clear()
+
+    def in_full(self, entry: Entry) -> str:
+        "The answer of `entry` with the whole explanation, as JSON; also of a decision that another model made."
+        units = self.ledger.units(entry.model_version)
+        response = DecisionResponse.model_validate_json(entry.answer)
+        response.explanation = explanation(units, entry.features, entry.shap, entry.margin)
+        return response.model_dump_json()
 
 # %% ../nbs/52_scoring.ipynb #7b8c03e6
 def _warm_up(version: Version) -> None:
     "Have every compiled part of an answer called once, on a past that is thrown away."
     state, nothing = State(version.model.features), Event(0.0, 0, 0.0, np.uint64(0))
-    version.model.contributions(state.read(nothing)[None])
+    Explainer(version.model).explain(state.read(nothing)[None])
     state.update(nothing)
 
 # %% ../nbs/52_scoring.ipynb #0667a400
 def score_blocks(version: Version, state: State, blocks: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
     "Blocks of events with their `probability`, `decision` and SHAP values (columns `shap_...`)."
-    model = version.model
+    model, explainer = version.model, Explainer(version.model)
     thresholds = model.description.thresholds
     for block in blocks:
-        rows = state.fold(block)
-        probability = model.probability(rows)
-        parts = pl.DataFrame(model.contributions(rows)[:, :-1], schema=[f"shap_{name}" for name in model.names])
+        margins, shap = explainer.explain(state.fold(block))
+        probability = model.calibrated(margins)
+        parts = pl.DataFrame(shap[:, :-1], schema=[f"shap_{name}" for name in model.names])
         decisions = pl.Series("decision", [verdict(p, thresholds) for p in probability])
         yield pl.concat([block.select(COLUMNS).with_columns(pl.Series("probability", probability), decisions), parts], how="horizontal")
 

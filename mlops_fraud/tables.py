@@ -330,7 +330,7 @@ def fill_group(leaves: Any, first: int, last: int, start: Any, found: Any, slot:
             for j in range(n):
                 f = leaves.feature[leaf, j]
                 bin = found.example[f, (cell // stride[f]) % found.n[f]]
-                on |= np.int64(lets_through(leaves, leaf, j, bin, start[f + 1] - start[f] + 1)) << j
+                on |= int(lets_through(leaves, leaf, j, bin, start[f + 1] - start[f] + 1)) << j
             for j in range(n):
                 total[cell, slot[leaves.feature[leaf, j]]] += values[on, j]
             if on == (1 << n) - 1:

@@ -41,7 +41,7 @@ def train(
     booster = fit(params, training_sample(train, genuine_rows, seed), validation, max_trees, seed)
     unset = thresholds_by_costs(costs, float(train.amount[train.y == 1].mean()))
     if validation.y.sum() < FEW:
-        return Model(booster, Calibration(), unset, features)
+        return Model(booster, Calibration(), unset, features, costs)
     calibration = calibrate(Model(booster, Calibration(), unset).margin(validation.x), validation.y)
     probability = Model(booster, calibration, unset).probability(validation.x)
-    return Model(booster, calibration, choose_thresholds(probability, validation.y, validation.amount, costs), features)
+    return Model(booster, calibration, choose_thresholds(probability, validation.y, validation.amount, costs), features, costs)
