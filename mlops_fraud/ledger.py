@@ -9,6 +9,7 @@ __all__ = ['LAYOUT', 'SCHEMA', 'FIELDS', 'INSERT', 'Entry', 'Feedback', 'OldLedg
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +69,8 @@ class Entry(NamedTuple):
     answer: str  # JSON, as it was sent
 
 
-class Feedback(NamedTuple):
+@dataclass(frozen=True)
+class Feedback:
     "What someone says that a transaction was."
 
     fraud: bool

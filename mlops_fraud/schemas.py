@@ -67,29 +67,29 @@ class TransactionRequest(BaseModel):
         "PaySim clients send balances and labels; nothing past this line sees them."
         return {k: v for k, v in data.items() if k not in NEVER_READ} if isinstance(data, dict) else data
 
-# %% ../nbs/01_schemas.ipynb #b4daaf1c
-def requirement(field: str) -> str:
-    "What `field` of a transaction must be, in words."
-    return str(TransactionRequest.model_fields[field].description)
+# %% ../nbs/01_schemas.ipynb #2205e988
+def requirement(field: str, of: type[BaseModel] = TransactionRequest) -> str:
+    "What `field` of a transaction (or of another message) must be, in words."
+    return str(of.model_fields[field].description)
 
 
-def complaint(field: str, value: Any) -> str:
+def complaint(field: str, value: Any, of: type[BaseModel] = TransactionRequest) -> str:
     "One sentence for a field that broke its rule: name, value, and what is allowed."
     shown = repr(value)
-    return f"{field} = {shown if len(shown) <= 60 else shown[:57] + '...'}; it must be {requirement(field)}"
+    return f"{field} = {shown if len(shown) <= 60 else shown[:57] + '...'}; it must be {requirement(field, of)}"
 
 
-def request_complaint(error: Any) -> str:
-    "The sentence for one entry of pydantic's `ValidationError.errors()`."
+def request_complaint(error: Any, of: type[BaseModel] = TransactionRequest) -> str:
+    "The sentence for one entry of pydantic's `ValidationError.errors()` about a transaction, or about another message."
     path = [part for part in error["loc"] if part != "body"]
     field = {"name_orig": "nameOrig", "name_dest": "nameDest"}.get(str(path[-1]), str(path[-1])) if path else ""
     if error["type"] == "extra_forbidden":
-        return f"{field} is no field of a transaction; send {', '.join(TransactionRequest.model_fields)}"
-    if field not in TransactionRequest.model_fields:
+        return f"{field} is no known field; send {', '.join(of.model_fields)}"
+    if field not in of.model_fields:
         return f"the body must be a JSON object: {error['msg'][0].lower()}{error['msg'][1:]}"
     if error["type"] == "missing":
-        return f"{field} is missing; it must be {requirement(field)}"
-    return complaint(field, error["input"])
+        return f"{field} is missing; it must be {requirement(field, of)}"
+    return complaint(field, error["input"], of)
 
 # %% ../nbs/01_schemas.ipynb #93b43b1c
 DTYPES: dict[str, pl.DataType] = {
