@@ -152,7 +152,11 @@ def experiment(root: Path, n_resamples: int = 200, where: Settings | None = None
     events, best = root / shared["events"], root / shared["best"]
     if missing := [str(path.relative_to(root)) for path in (events, best) if not path.exists()]:
         raise NothingToCompare(f"{' and '.join(missing)} must be there first; make them with: dvc repro")
-    champion, costs, seed = registry.load(where), Costs(shared["review_cost"], shared["false_block_cost"]), shared["seed"]
+    champion, costs, seed = (
+        registry.load(where),
+        Costs(shared["review_cost"], shared["false_block_cost"], shared["reviews_per_hour"]),
+        shared["seed"],
+    )
     with tempfile.TemporaryDirectory() as temporary:
         features = of_groups(shared["groups"])
         rows, names = Path(temporary) / f"{fingerprint(features)}.parquet", [feature.name for feature in features]

@@ -141,6 +141,11 @@ class Rows(NamedTuple):
     type: np.ndarray  # str (n,)
     amount: np.ndarray  # float64 (n,)
 
+    @property
+    def hours(self) -> int:
+        "From the first row's to the last row's, both counted."
+        return int(self.step[-1] - self.step[0]) + 1
+
 
 def read_rows(path: Path, split: Split, names: Sequence[str] = NAMES) -> Rows:
     "The rows of `split` at `path`; their features are those of these `names`."

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BALANCES', 'LABELS', 'NEVER_READ', 'TransactionType', 'TYPES', 'Account', 'DTYPES', 'COLUMNS', 'FRAME', 'MISSING',
            'WORDS', 'KINDS', 'RULES', 'Verdict', 'at_most_two_decimals', 'TransactionRequest', 'requirement',
-           'complaint', 'request_complaint', 'Rule', 'failures', 'Reason', 'Thresholds', 'ExpectedCost', 'ModelVersion',
-           'Explanation', 'DecisionResponse']
+           'complaint', 'request_complaint', 'Rule', 'failures', 'Reason', 'Thresholds', 'ExpectedCost', 'FiredRule',
+           'ModelVersion', 'Explanation', 'DecisionResponse']
 
 # %% ../nbs/01_schemas.ipynb #41e6e227
 from collections.abc import Callable, Iterator
@@ -219,6 +219,14 @@ class ExpectedCost(BaseModel):
     block: float
 
 
+class FiredRule(BaseModel):
+    "A rule that a transaction met: it stands above the model."
+
+    name: str
+    decision: Verdict
+    why: str
+
+
 class ModelVersion(BaseModel):
     "Which model answered."
 
@@ -246,6 +254,9 @@ class DecisionResponse(BaseModel):
     decision: Verdict
     expected_cost: ExpectedCost | None = Field(description="null where the model does not say what a mistake costs")
     reasons: list[Reason]
+    rules: list[FiredRule] = Field(
+        description="those of rules.yaml that the transaction met, in their order; the first one decided, whatever the model says"
+    )
     linked: list[str] = Field(description="transaction ids that this one gives away: the transfer of just this amount that it cashes out")
     thresholds: Thresholds
     model: ModelVersion

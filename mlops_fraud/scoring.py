@@ -81,6 +81,7 @@ class Scorer:
             decision=verdict(probability, model.thresholds),
             expected_cost=expected_cost(probability, tx.amount, model.costs) if model.costs else None,
             reasons=reasons(model.features, row, shap[:-1], self.n_reasons),
+            rules=[],
             linked=self._linked(tx),
             thresholds=model.thresholds,
             model=self.called,

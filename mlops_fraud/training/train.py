@@ -44,4 +44,6 @@ def train(
         return Model(booster, Calibration(), unset, features, costs)
     calibration = calibrate(Model(booster, Calibration(), unset).margin(validation.x), validation.y)
     probability = Model(booster, calibration, unset).probability(validation.x)
-    return Model(booster, calibration, choose_thresholds(probability, validation.y, validation.amount, costs), features, costs)
+    return Model(
+        booster, calibration, choose_thresholds(probability, validation.y, validation.amount, costs, validation.hours), features, costs
+    )

@@ -50,7 +50,7 @@ SPACE = {
 def worth(margin: np.ndarray, rows: Rows, costs: Costs) -> tuple[float, float]:
     "Average precision on the live hours of `rows` by their `margin` (n,), and the least cost as a share of the cost of approving all."
     probability = 1 / (1 + np.exp(-margin.astype(np.float64)))
-    thresholds = choose_thresholds(probability, rows.y, rows.amount, costs)
+    thresholds = choose_thresholds(probability, rows.y, rows.amount, costs, rows.hours)
     lost = max(float(rows.amount[rows.y == 1].sum()), 1.0)
     return live_average_precision(margin, rows), total_cost(probability, rows.y, rows.amount, thresholds, costs) / lost
 
