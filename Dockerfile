@@ -18,7 +18,7 @@ RUN useradd --create-home --uid 1000 fraud \
     && chown -R fraud /app \
     && chmod 1777 /app/numba
 COPY --from=packages /venv /venv
-COPY settings.ini /app/
+COPY settings.ini rules.yaml /app/
 COPY mlops_fraud /app/mlops_fraud
 WORKDIR /app
 ENV PATH=/venv/bin:$PATH \

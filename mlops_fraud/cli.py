@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Progress', 'main', 'run', 'stage', 'simulate', 'ingest_command', 'data', 'promote', 'rollback', 'experiment',
-           'backtest', 'score', 'replay_command']
+           'backtest', 'score', 'rules', 'replay_command']
 
 # %% ../nbs/80_cli.ipynb #33a4f308
 import signal
@@ -155,7 +155,20 @@ def score(
     version = registry.load()
     print(f"{score_file(version, source, out, progress):,} rows scored by {version.name} version {version.version}: {out}")
 
-# %% ../nbs/80_cli.ipynb #291ced90
+# %% ../nbs/80_cli.ipynb #b2a86b57
+@app.command()
+def rules(source: Annotated[Path | None, typer.Argument(help="by default the file of the settings")] = None) -> None:
+    "Check a file of rules, and say what each would have decided on the logged past."
+    from mlops_fraud.scoring import try_rules
+
+    path = source or settings().rules_path
+    if path is None:
+        _fail("no file of rules is set; name one, or set RULES to it")
+    for tried in try_rules(path):
+        print(tried)
+    print(f"{path} can be used")
+
+
 @app.command("replay")
 def replay_command(
     source: Annotated[Path, typer.Argument(help="a .csv, .csv.gz or .parquet file, in time order")],

@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     history: str = Field(description="ingested events that are the service's past when its log is empty; empty: none")
     ledger: str = Field(min_length=1, description="SQLite file that keeps every decision; states are kept beside it")
     follow_seconds: float = Field(ge=0, description="how often the service looks which version the alias names; 0: only when it starts")
+    rules: str = Field(description="file of the rules that stand above the model; empty: none")
     n_reasons: int = Field(ge=1, le=20, description="reasons in an answer")
     simulated_rows: int = Field(ge=10_000, description="transactions to simulate when there is no data")
     simulated_seed: int = Field(ge=0)
@@ -74,6 +75,11 @@ class Settings(BaseSettings):
     def path(self, relative: str) -> Path:
         "`relative` below the project's folder; an absolute path stays as it is."
         return project_root() / relative
+
+    @property
+    def rules_path(self) -> Path | None:
+        "The file of rules, or None."
+        return self.path(self.rules) if self.rules else None
 
     @property
     def api_url(self) -> str:

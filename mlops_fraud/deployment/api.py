@@ -24,13 +24,14 @@ from ..decisions import Costs
 from ..ledger import Entry, Feedback, IdTaken
 from ..model import UnusableModel
 from ..registry import NoModel
-from ..schemas import DecisionResponse, ModelVersion, Thresholds, TransactionRequest, request_complaint
+from ..rules import UnusableRules, read_rules
+from ..schemas import DecisionResponse, FiredRule, ModelVersion, Thresholds, TransactionRequest, request_complaint
 from ..scoring import NoHistory, Scorer
 from ..settings import settings
 from ..state import OutOfOrder
 
-# %% ../../nbs/60_api.ipynb #796bbd37
-CANNOT_LOAD = (NoModel, UnusableModel, NoHistory)
+# %% ../../nbs/60_api.ipynb #ebd85b93
+CANNOT_LOAD = (NoModel, UnusableModel, NoHistory, UnusableRules)
 
 
 def get_scorer(app: FastAPI) -> Scorer:
@@ -67,9 +68,11 @@ async def follow(app: FastAPI, seconds: float) -> None:
 
 
 def _successor(current: Scorer | None) -> Scorer | None:
-    "The scorer of the version that the alias names now, if that is another than the `current` one's."
-    named = registry.champion_tags().get("version") if current else None
-    return Scorer.load() if current and named not in (None, current.version.version) else None
+    "The scorer of the version that the alias names now, and of the rules as they are now, if they are others than the `current` one's."
+    if current is None or (named := registry.champion_tags().get("version")) is None:
+        return None
+    rules = read_rules(settings().rules_path, current.version.model.names)
+    return Scorer.load() if (named, rules.version) != (current.version.version, current.rules.version) else None
 
 # %% ../../nbs/60_api.ipynb #0a8450ac
 @asynccontextmanager
@@ -118,6 +121,8 @@ class About(BaseModel):
     features: dict[str, str]  # by name, in order; their units
     thresholds: Thresholds
     costs: Costs | None
+    rules: list[FiredRule]
+    rules_version: str  # digest of their file
     tabled: bool  # score and reasons by tables; false: by XGBoost, slowly
 
 
@@ -263,7 +268,7 @@ async def model(request: Request) -> About:
     scorer = get_scorer(request.app)
     model, said = scorer.version.model, scorer.version.model.description
     return About(model=scorer.called, identity=model.identity, features=scorer.units, thresholds=said.thresholds,
-                 costs=said.costs, tabled=scorer.explainer.tables is not None)  # fmt: skip
+                 costs=said.costs, rules=[rule.fired for rule in scorer.rules.rules], rules_version=scorer.rules.version, tabled=scorer.explainer.tables is not None)  # fmt: skip
 
 
 @app.get("/healthz")
