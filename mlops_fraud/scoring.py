@@ -79,11 +79,12 @@ class Scorer:
         model, shap = self.version.model.description, contributions[0]
         probability = float(self.version.model.calibrated(margins)[0])
         fired = [rule.fired for rule in self.rules.met_by(tx, self.units, row, dt.datetime.now(dt.UTC).date())]
+        decision = fired[0].decision if fired else verdict(probability, model.thresholds)
         response = DecisionResponse(
             transaction_id=tx.transaction_id or "",
             step=tx.step,
             probability=probability,
-            decision=fired[0].decision if fired else verdict(probability, model.thresholds),
+            decision=decision,
             expected_cost=expected_cost(probability, tx.amount, model.costs) if model.costs else None,
             reasons=reasons(model.features, row, shap[:-1], self.n_reasons),
             rules=fired,
@@ -93,9 +94,8 @@ class Scorer:
             degraded=self.degraded,
             explanation=None,
         )
-        return Entry(
-            tx, row, shap, float(margins[0]), self.version.version, self.rules.version, response.model_dump_json(exclude={"explanation"})
-        )
+        answer = response.model_dump_json(exclude={"explanation"})
+        return Entry(tx, row, shap, float(margins[0]), probability, decision, self.version.version, self.rules.version, answer)
 
     def _linked(self, tx: TransactionRequest) -> list[str]:
         "The latest transfer of just the amount that `tx` cashes out: a theft's first leg, if `tx` is the second."
