@@ -188,6 +188,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                             'mlops_fraud.deployment.api._with_id': ('api.html#_with_id', 'mlops_fraud/deployment/api.py'),
                                             'mlops_fraud.deployment.api.alive': ('api.html#alive', 'mlops_fraud/deployment/api.py'),
                                             'mlops_fraud.deployment.api.decision': ('api.html#decision', 'mlops_fraud/deployment/api.py'),
+                                            'mlops_fraud.deployment.api.documentation': ( 'api.html#documentation',
+                                                                                          'mlops_fraud/deployment/api.py'),
                                             'mlops_fraud.deployment.api.feedback': ('api.html#feedback', 'mlops_fraud/deployment/api.py'),
                                             'mlops_fraud.deployment.api.invocations': ( 'api.html#invocations',
                                                                                         'mlops_fraud/deployment/api.py'),

@@ -1,7 +1,5 @@
 """The service as a payment system meets it on a bad day."""
 
-import os
-import signal
 import sqlite3
 import threading
 import time
@@ -14,11 +12,9 @@ import numpy as np
 from conftest import Project, Serve
 
 from mlops_fraud import registry
-from mlops_fraud.ledger import Ledger
 from mlops_fraud.model import Model
 from mlops_fraud.schemas import COLUMNS, Thresholds
 from mlops_fraud.settings import Settings
-from mlops_fraud.state import State
 
 
 def transaction(number: int, **changes: object) -> dict:
@@ -39,25 +35,6 @@ def own_registry(project: Project, folder: Path) -> Settings:
     with sqlite3.connect(project.folder / "mlflow.db") as source, sqlite3.connect(folder / "mlflow.db") as copy:
         source.backup(copy)
     return project.settings.model_copy(update={"mlflow_tracking_uri": f"sqlite:///{folder}/mlflow.db"})
-
-
-def test_every_acknowledged_decision_survives_a_kill(project: Project, serve: Serve, tmp_path: Path) -> None:
-    acknowledged = []
-    with serve(project) as (url, pid), httpx.Client(base_url=url) as client:
-        for number in range(120):
-            acknowledged.append(client.post("/predict", json=transaction(number)).content)
-        os.killpg(pid, signal.SIGKILL)
-    with serve(project) as (url, _), httpx.Client(base_url=url) as client:
-        assert client.get("/readyz").json()["events"] == 120
-        again = [client.post("/predict", json=transaction(number)).content for number in range(120)]
-        following = client.post("/predict", params={"explain": "full"}, json=transaction(120)).json()
-    assert again == acknowledged
-
-    state = State()
-    logged = list(Ledger(tmp_path / "ledger.sqlite").events())[0]
-    expected = state.fold(logged)[120]
-    values = np.array([np.nan if v is None else v for v in following["explanation"]["values"].values()], np.float32)
-    np.testing.assert_array_equal(values, expected)
 
 
 def test_one_id_in_flight_many_times_is_decided_once(project: Project, serve: Serve) -> None:

@@ -6,7 +6,7 @@
 __all__ = ['app', 'Explain', 'Key', 'BLOCK', 'LONGEST', 'MOST', 'TRANSACTION', 'ANSWER', 'BATCH', 'ANSWERS', 'Id', 'ABOUT',
            'lifespan', 'service_of', 'predict', 'what_if', 'ShortWay', 'Lines', 'predict_batch', 'decision', 'feedback',
            'model', 'alive', 'ready', 'metrics', 'Split', 'Invocation', 'Predictions', 'ping', 'invocations',
-           'with_problem']
+           'with_problem', 'documentation']
 
 # %% ../../nbs/60_api.ipynb #ffff7687
 import asyncio
@@ -19,7 +19,7 @@ import numpy as np
 import pydantic_core
 from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
@@ -268,7 +268,7 @@ async def ready(request: Request) -> Ready:
     return Ready(model=scorer.called, step=scorer.state.step, events=scorer.state.n_events)
 
 
-@app.get("/metrics", response_class=Response)
+@app.get("/metrics", response_class=PlainTextResponse)
 async def metrics() -> Response:
     "For Prometheus."
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
@@ -309,11 +309,11 @@ def _columns(sent: Invocation) -> dict[str, list[float | None]]:
     raise HTTPException(400, "send rows as dataframe_split, dataframe_records or inputs")
 
 
-@app.get("/ping")
+@app.get("/ping", response_class=PlainTextResponse)
 async def ping(request: Request) -> Response:
     "The model is loaded."
     service_of(request).scorer()
-    return Response("\n", media_type="text/plain")
+    return PlainTextResponse("\n")
 
 
 @app.post("/invocations", responses=problems(400, 408, 413, 422))
@@ -342,3 +342,16 @@ async def with_problem(request: Request, error: Exception) -> JSONResponse:
 
 for kind in (HTTPException, RequestValidationError, *NOT_ANSWERED):
     app.add_exception_handler(kind, with_problem)
+
+
+def documentation() -> dict[str, Any]:
+    "The OpenAPI document, with the content type that problems have."
+    if app.openapi_schema is None:
+        for operation in (operation for path in FastAPI.openapi(app)["paths"].values() for operation in path.values()):
+            for status, response in operation["responses"].items():
+                if status >= "400":
+                    response["content"] = {"application/problem+json": next(iter(response["content"].values()))}
+    return FastAPI.openapi(app)
+
+
+app.openapi = documentation  # type: ignore[method-assign]

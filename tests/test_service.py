@@ -1,0 +1,186 @@
+"""What a client may send, and what the service promises for it."""
+
+import json
+import os
+import random
+import signal
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import pytest
+import schemathesis
+from conftest import Project, Serve, serving
+from hypothesis import HealthCheck, given
+from hypothesis import settings as effort
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from mlops_fraud.ledger import Ledger
+from mlops_fraud.schemas import COLUMNS, TransactionRequest
+from mlops_fraud.state import State, to_event
+
+JSON = {"content-type": "application/json"}
+GOOD = {"step": 1, "type": "TRANSFER", "amount": 181.0, "nameOrig": "C1", "nameDest": "C2"}
+
+
+@pytest.fixture(scope="module")
+def address(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    "A service that many tests may ask."
+    folder = tmp_path_factory.mktemp("service")
+    with serving(project.environment(LEDGER=str(folder / "ledger.sqlite")), folder / "logs") as (url, _):
+        yield url
+
+
+BODIES = {
+    "nothing": b"",
+    "half": b'{"step": 1',
+    "an array": b"[]",
+    "a text": b'"text"',
+    "null": b"null",
+    "not UTF-8": b'{"step": 1, "type": "\xff\xfe"}',
+    "a lone surrogate": json.dumps({**GOOD, "nameDest": "\ud800"}).encode(),
+    "NaN": json.dumps({**GOOD, "amount": float("nan")}).encode(),
+    "infinity": json.dumps({**GOOD, "amount": float("inf")}).encode(),
+    "1e400": json.dumps(GOOD).encode().replace(b"181.0", b"1e400"),
+    "10^400": json.dumps({**GOOD, "amount": 10**400}).encode(),
+    "a step of 10^400": json.dumps({**GOOD, "step": 10**400}).encode(),
+    "negative": json.dumps({**GOOD, "amount": -0.01}).encode(),
+    "tenths of a cent": json.dumps({**GOOD, "amount": 0.001}).encode(),
+    "text for a number": json.dumps({**GOOD, "amount": "181"}).encode(),
+    "true for a number": json.dumps({**GOOD, "step": True}).encode(),
+    "an unknown type": json.dumps({**GOOD, "type": "REFUND"}).encode(),
+    "an unknown field": json.dumps({**GOOD, "currency": "EUR"}).encode(),
+    "both spellings": json.dumps({**GOOD, "name_dest": "C3"}).encode(),
+    "a long name": json.dumps({**GOOD, "nameDest": "C" * 65}).encode(),
+    "half a megabyte": json.dumps({**GOOD, "nameDest": "C" * 500_000}).encode(),
+    "nested deeply": b"[" * 100_000,
+    "nested in a field": b'{"step": ' + b'{"a":' * 50_000,
+}
+
+
+@pytest.mark.parametrize("path", ["/predict", "/whatif", "/feedback", "/invocations"])
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_no_body_is_too_strange_for_a_clear_answer(address: str, body: bytes, path: str) -> None:
+    answer = httpx.post(address + path, content=body, headers=JSON, timeout=30)
+    assert answer.status_code in (400, 413, 422), answer.text[:200]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_another_content_type_is_refused_with_words(address: str, kind: str) -> None:
+    answer = httpx.post(f"{address}/predict", content=json.dumps(GOOD), headers={"content-type": kind})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+
+
+def test_what_is_not_there_is_a_problem_too(address: str) -> None:
+    for method, path, status in [("GET", "/nothing", 404), ("GET", "/predict", 405), ("GET", "/decisions/never", 404)]:
+        answer = httpx.request(method, address + path)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+
+
+def test_a_cut_connection_harms_nobody(address: str) -> None:
+    where = urlsplit(address)
+    before = httpx.get(f"{address}/readyz").json()["events"]
+    for path in ("/predict", "/predict/batch"):
+        with socket.create_connection((where.hostname, where.port)) as half:
+            half.sendall(f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{{".encode())
+    assert httpx.get(f"{address}/readyz").json()["events"] == before
+
+
+def test_whatever_the_documentation_allows_is_answered_as_it_says(address: str) -> None:
+    # JSON Schema cannot say that an amount has whole cents, or that an MLflow client sends one of three forms.
+    documented = schemathesis.openapi.from_url(f"{address}/openapi.json")
+
+    @given(case=documented.as_strategy())
+    @effort(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    def ask(case: schemathesis.Case) -> None:
+        case.call_and_validate(excluded_checks=[positive_data_acceptance])
+
+    ask()
+
+
+def test_a_batch_of_lines_is_answered_line_by_line_whatever_is_wrong_with_some(project: Project, serve: Serve) -> None:
+    n = 2_000
+    sent = [{"transaction_id": f"b-{i}", **row} for i, row in enumerate(project.events[:n].select(COLUMNS).iter_rows(named=True))]
+    lines = [json.dumps(body) for body in sent]
+    lines[100], lines[200] = "{", json.dumps({**sent[200], "amount": -1})
+
+    def in_pieces() -> Iterator[bytes]:
+        whole = "\n".join(lines).encode()
+        yield from (whole[i : i + 777] for i in range(0, len(whole), 777))
+
+    with serve(project) as (url, _):
+        answers = httpx.post(
+            f"{url}/predict/batch", content=in_pieces(), headers={"content-type": "application/x-ndjson"}, timeout=60
+        ).text.splitlines()
+        again = [httpx.post(f"{url}/predict", json=sent[i]).text for i in (0, 99, 101, n - 1)]
+        array = httpx.post(f"{url}/predict/batch", json=[sent[0], {}, sent[1]]).json()
+        assert httpx.get(f"{url}/readyz").json()["events"] == n - 2
+    assert len(answers) == n
+    assert [json.loads(answers[i])["status"] for i in (100, 200)] == [422, 422]
+    assert again == [answers[i] for i in (0, 99, 101, n - 1)]
+    assert [array[0], array[2], array[1]["status"]] == [json.loads(answers[0]), json.loads(answers[1]), 422]
+
+
+def test_the_short_way_and_the_long_way_give_the_same_bytes(project: Project, serve: Serve, tmp_path: Path) -> None:
+    chance = random.Random(7)
+    rows = list(project.events[:400].select(COLUMNS).iter_rows(named=True))
+    bodies = [json.dumps({"transaction_id": f"w-{i}", **row}).encode() for i, row in enumerate(rows)]
+    for place in range(5, 400, 10):
+        bodies[place] = chance.choice([*BODIES.values(), bodies[place - 5], bodies[place].replace(b'"w-', b'"w-0'), bodies[1]])
+
+    def told(url: str, kind: str) -> list[tuple[int, bytes]]:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            answers = [client.post("/predict", content=body, headers={"content-type": kind}) for body in bodies]
+        return [(answer.status_code, answer.content) for answer in answers]
+
+    with serve(project) as (short, _), serve(project, LEDGER=str(tmp_path / "long.sqlite")) as (long, _):
+        one, other = told(short, "application/json"), told(long, "application/json; charset=utf-8")
+    assert one == other
+    assert {status for status, _ in one} >= {200, 422}
+
+
+def test_every_acknowledged_decision_survives_a_kill_under_load(project: Project, serve: Serve, tmp_path: Path, record_property) -> None:
+    rows = list(project.events[:6_000].select(COLUMNS).iter_rows(named=True))
+    step = rows[-1]["step"]  # one hour: many connections keep no order
+    acknowledged: dict[str, bytes] = {}
+
+    def keep_asking(first: int) -> int:
+        sent = 0
+        with httpx.Client(base_url=url, timeout=30) as client:
+            for i in range(first, len(rows), 12):
+                try:
+                    sent += 1
+                    body = {**rows[i], "step": step, "transaction_id": f"k-{i}"}
+                    acknowledged[f"k-{i}"] = client.post("/predict", json=body).raise_for_status().content
+                except httpx.TransportError:
+                    break
+        return sent
+
+    with serve(project) as (url, pid), ThreadPoolExecutor(13) as pool:
+        asking = [pool.submit(keep_asking, i) for i in range(12)]
+        while len(acknowledged) < 1_000:
+            assert not all(each.done() for each in asking)
+        os.killpg(pid, signal.SIGKILL)
+        sent = sum(each.result() for each in asking)
+
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    found = {str(entry.request.transaction_id): entry.answer.encode() for entry in ledger.entries()}
+    assert {id: found.get(id) for id in acknowledged} == acknowledged
+    with serve(project) as (url, _):
+        assert httpx.get(f"{url}/readyz").json()["events"] == len(found) <= sent
+        following = httpx.post(f"{url}/whatif", params={"explain": "full"}, json={**GOOD, "step": step}).json()["explanation"]
+
+    state = State()
+    for block in ledger.events():
+        state.fold(block)
+    expected = state.read(to_event(TransactionRequest.model_validate({**GOOD, "step": step})))
+    values = [np.nan if value is None else value for value in following["values"].values()]
+    np.testing.assert_array_equal(np.array(values, np.float32), expected)
+    for name, value in {"sent": sent, "acknowledged": len(acknowledged), "found": len(found)}.items():
+        record_property(name, value)
