@@ -1,7 +1,8 @@
 # The API alone. The registry of `make run` records where its files lie, so its folder keeps its path in the container:
 #   docker build -t mlops-fraud .
 #   docker run -p 8000:8000 --user "$(id -u)" -v "$PWD/data:/app/data" -v "$PWD/models:$PWD/models" \
-#     -e MLFLOW_TRACKING_URI="sqlite:///$PWD/models/mlflow.db" mlops-fraud
+#     -e MLFLOW_TRACKING_URI="sqlite:///$PWD/models/mlflow.db" -e KEYS=data/live/keys.txt mlops-fraud
+# `mlops-fraud key NAME ROLE` makes the keys: to a container every client is another machine, and those need one.
 # An MLflow server needs no such folder: -e MLFLOW_TRACKING_URI=http://mlflow:5000
 
 FROM python:3.12-slim-bookworm AS packages

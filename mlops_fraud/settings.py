@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     api_port: int = Field(ge=1, le=65535)
     app_port: int = Field(ge=1, le=65535)
     mlflow_port: int = Field(ge=1, le=65535)
+    keys: str = Field(description="file of the keys that the API asks for; empty: it answers only its own machine")
+    api_key: SecretStr = Field(SecretStr(""), description="key that replay and app send; a secret, so set it in the environment only")
+    body_megabytes: float = Field(gt=0, description="length that the body of a request may have; a batch may be longer")
+    body_seconds: float = Field(gt=0, description="how long a client may be silent while the body of its request is incomplete")
     history: str = Field(description="ingested events that are the service's past when its log is empty; empty: none")
     ledger: str = Field(min_length=1, description="SQLite file that keeps every decision; states are kept beside it")
     follow_seconds: float = Field(ge=0, description="how often the service looks which version the alias names; 0: only when it starts")
@@ -85,6 +89,11 @@ class Settings(BaseSettings):
     def api_url(self) -> str:
         "Where the API is reached from this machine."
         return f"http://{self.reachable_host}:{self.api_port}"
+
+    @property
+    def api_headers(self) -> dict[str, str]:
+        "What our own clients send with every request."
+        return {"X-API-Key": self.api_key.get_secret_value()} if self.api_key else {}
 
     @property
     def reachable_host(self) -> str:

@@ -15,7 +15,7 @@ class Unanswered(RuntimeError):
 def _answer(method: str, path: str, **request: Any) -> httpx.Response:
     url = settings().api_url
     try:
-        response = httpx.request(method, url + path, timeout=30, **request)
+        response = httpx.request(method, url + path, headers=settings().api_headers, timeout=30, **request)
     except httpx.TransportError:
         raise Unanswered(f"The API does not answer at {url}. Start it with `make run`, then reload this page.") from None
     if response.status_code != 200:

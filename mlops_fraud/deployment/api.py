@@ -25,6 +25,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from .access import Guard
 from .messages import CANNOT_LOAD, NOT_ANSWERED, About, Label, Ready, Record, Unknown, problem_of, problems
 from .service import REFUSED, Service, follow
 from ..ledger import Entry, IdTaken, LogFailed
@@ -135,6 +136,7 @@ def _first(message: Any, receive: Any) -> Any:
 
 
 app.add_middleware(ShortWay)
+app.add_middleware(Guard)
 
 # %% ../../nbs/60_api.ipynb #ead70336
 BLOCK = 64  # transactions that are decided and written together

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..data.ingest import valid_blocks
 from ..schemas import COLUMNS
-from ..settings import Mendable
+from ..settings import Mendable, settings
 
 # %% ../../nbs/61_replay.ipynb #15cdddb3
 class ReplayError(Mendable, RuntimeError):
@@ -31,7 +31,7 @@ def replay(events: Iterable[pl.DataFrame], url: str, run: str, explain: str = "r
     `run` names the replay: transaction *i* is sent with the id `run-i`. Raises `ReplayError`
     with the API's own words.
     """
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with httpx.Client(base_url=url, headers=settings().api_headers, timeout=30) as client:
         number = 0
         for block in events:
             for row in block.select(COLUMNS).iter_rows(named=True):
