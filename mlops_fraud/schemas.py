@@ -10,7 +10,7 @@ __all__ = ['BALANCES', 'LABELS', 'NEVER_READ', 'TransactionType', 'TYPES', 'Acco
 
 # %% ../nbs/01_schemas.ipynb #41e6e227
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, get_args
 
 import annotated_types
 import pandera.polars as pa
@@ -193,15 +193,15 @@ def failures(frame: pl.DataFrame) -> pl.DataFrame:
 Verdict = Literal["approve", "review", "block"]
 
 
-class Reason(BaseModel):
+class Reason(TypedDict):
     "Why: one feature's part in the score."
 
     feature: str
-    value: float | None = Field(description="the feature's value in its unit; null when there is nothing to measure yet")
+    value: Annotated[float | None, Field(description="the feature's value in its unit; null when there is nothing to measure yet")]
     unit: str
-    shap: float = Field(description="part of the log-odds of fraud; positive raises the risk")
-    share: float = Field(ge=0, le=1, description="size of that part, as a share of all features' parts")
-    sentence: str = Field(description="the reason in words that can be read aloud to a customer")
+    shap: Annotated[float, Field(description="part of the log-odds of fraud; positive raises the risk")]
+    share: Annotated[float, Field(ge=0, le=1, description="size of that part, as a share of all features' parts")]
+    sentence: Annotated[str, Field(description="the reason in words that can be read aloud to a customer")]
 
 
 class Thresholds(BaseModel):
@@ -211,7 +211,7 @@ class Thresholds(BaseModel):
     block: float
 
 
-class ExpectedCost(BaseModel):
+class ExpectedCost(TypedDict):
     "What each decision would cost on average, at this probability and amount, in the log's currency."
 
     approve: float

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
+from pydantic_core import to_json
 from tqdm.auto import tqdm
 
 from . import registry
@@ -45,6 +46,11 @@ class Scorer:
         self.degraded = [] if self.explainer.tables else ["slow: the model does not fit into tables"]
         if state.history == NO_HISTORY:
             self.degraded.append("no history: accounts and traffic from before the log are unknown")
+        self.always = {  # part of every answer
+            "thresholds": version.model.description.thresholds.model_dump(),
+            "model": self.called.model_dump(),
+            "degraded": self.degraded,
+        }
         ledger.introduce(version.version, self.units)
         self.unlogged: dict[str, Entry] = {}  # decided, not yet on disk; by transaction id, in order of arrival
         self.transfers: dict[float, str] = {}  # of those, the latest transfer of each amount
@@ -74,27 +80,27 @@ class Scorer:
 
     def answer(self, tx: TransactionRequest) -> Entry:
         "What would be decided on `tx`. Changes nothing; raises `OutOfOrder`."
-        row = self.state.read(to_event(tx))
+        return self._answer(tx, to_event(tx))
+
+    def _answer(self, tx: TransactionRequest, event: Event) -> Entry:
+        row = self.state.read(event)
         margins, contributions = self.explainer.explain(row[None])
         model, shap = self.version.model.description, contributions[0]
         probability = float(self.version.model.calibrated(margins)[0])
         fired = [rule.fired for rule in self.rules.met_by(tx, self.units, row, dt.datetime.now(dt.UTC).date())]
         decision = fired[0].decision if fired else verdict(probability, model.thresholds)
-        response = DecisionResponse(
-            transaction_id=tx.transaction_id or "",
-            step=tx.step,
-            probability=probability,
-            decision=decision,
-            expected_cost=expected_cost(probability, tx.amount, model.costs) if model.costs else None,
-            reasons=reasons(model.features, row, shap[:-1], self.n_reasons),
-            rules=fired,
-            linked=self._linked(tx),
-            thresholds=model.thresholds,
-            model=self.called,
-            degraded=self.degraded,
-            explanation=None,
-        )
-        answer = response.model_dump_json(exclude={"explanation"})
+        said = {  # a `DecisionResponse`, whose checks would take as long as all that was computed
+            "transaction_id": tx.transaction_id or "",
+            "step": tx.step,
+            "probability": probability,
+            "decision": decision,
+            "expected_cost": expected_cost(probability, tx.amount, model.costs) if model.costs else None,
+            "reasons": reasons(model.features, row, shap[:-1], self.n_reasons),
+            "rules": fired,
+            "linked": self._linked(tx),
+            **self.always,
+        }
+        answer = to_json(said).decode()
         return Entry(tx, row, shap, float(margins[0]), probability, decision, self.version.version, self.rules.version, answer)
 
     def _linked(self, tx: TransactionRequest) -> list[str]:
@@ -117,8 +123,9 @@ class Scorer:
             if seen.request != tx:
                 raise IdTaken(f"transaction_id = {tx.transaction_id!r} was answered for another transaction; send a new id")
             return seen
-        entry = self.answer(tx)
-        self.state.update(to_event(tx))
+        event = to_event(tx)
+        entry = self._answer(tx, event)
+        self.state.update(event)
         self.unlogged[str(tx.transaction_id)] = entry
         if tx.type == "TRANSFER":
             self.transfers[tx.amount] = str(tx.transaction_id)

@@ -20,7 +20,7 @@ def show(decision: DecisionResponse) -> None:
     )
     words, picture = st.columns([2, 3], gap="large")
     with words:
-        st.markdown("**Why**\n" + "\n".join(f"1. {reason.sentence}" for reason in decision.reasons))
+        st.markdown("**Why**\n" + "\n".join(f"1. {reason['sentence']}" for reason in decision.reasons))
         st.caption("The strongest reasons first. All of them, with the part that each has in the score, stand in the picture.")
     with picture:
         st.pyplot(waterfall(decision.explanation), width="stretch")
