@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['BALANCES', 'SHOWN', 'METHODS', 'SHARES_OF_PAST', 'STOPPING', 'FIRST_ORIGIN', 'Plan', 'Studied', 'judged', 'studied',
            'with_balances', 'only', 'subsets', 'ablation', 'cell', 'table_of', 'plot_models', 'other', 'methods',
-           'learning_curve', 'after', 'backtest', 'joined', 'text_of', 'NothingToStudy', 'project_backtest']
+           'Calibrated', 'calibrations', 'calibration_table', 'learning_curve', 'after', 'backtest', 'joined',
+           'text_of', 'NothingToStudy', 'project_backtest']
 
 # %% ../nbs/43_studies.ipynb #62b32323
 import json
@@ -20,18 +21,22 @@ import numpy as np
 import polars as pl
 import yaml
 from matplotlib.figure import Figure
+from scipy.special import expit
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.impute import SimpleImputer
+from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from xgboost import XGBClassifier
 
 from .features import Feature, of_groups
-from .measures import Score, scores
+from .measures import Score, calibration_error, scores
 from .preprocessing import Rows, Split, feasible_delay, read_rows
 from .settings import Mendable
 from .training.fitting import fit, sample_weights, training_sample
+from .training.train import calibrate
 
 # %% ../nbs/43_studies.ipynb #40de77c9
 class Plan(NamedTuple):
@@ -168,6 +173,36 @@ def methods(features: Sequence[Feature], past: Rows, watched: Rows, later: Rows,
     for name, make in METHODS.items():
         found += [judged(name, other(make, past, later, plan.genuine_rows, seed), later, plan, seed) for seed in seeds]
     return found + [studied("XGBoost, searched", past, watched, later, plan, seed) for seed in seeds]
+
+# %% ../nbs/43_studies.ipynb #85741363
+class Calibrated(NamedTuple):
+    "A way from margins to probabilities, judged."
+
+    way: str
+    brier: float
+    error: float  # expected calibration error
+    average_precision: float
+
+
+def calibrations(past: Rows, watched: Rows, plan: Plan, seed: int) -> list[Calibrated]:
+    "The trees of `plan` grown on `past`, calibrated on the first half of `watched`'s frauds, judged on its other half."
+    booster = fit(plan.params, training_sample(past, plan.genuine_rows, seed), watched, plan.max_trees, seed)
+    margin = booster.inplace_predict(watched.x, predict_type="margin").astype(np.float64)
+    half = int(np.searchsorted(np.cumsum(watched.y), watched.y.sum() / 2)) + 1
+    (known, y_known), (unknown, y) = (margin[:half], watched.y[:half]), (margin[half:], watched.y[half:])
+    platt = calibrate(known, y_known)
+    steps = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(known, y_known)
+    ways = {"none": expit(unknown), "Platt": expit(platt.slope * unknown + platt.intercept), "isotonic": steps.predict(unknown)}
+    return [
+        Calibrated(way, float(np.mean((p - y) ** 2)), calibration_error(y, p), float(average_precision_score(y, p)))
+        for way, p in ways.items()
+    ]
+
+
+def calibration_table(found: Sequence[Calibrated]) -> str:
+    "A line for each way, in Markdown."
+    lines = [f"| {way} | {brier:.2e} | {error:.2e} | {ranked:.4f} |" for way, brier, error, ranked in found]
+    return "\n".join(["| calibration | Brier | calibration error | average precision |", "| --- | --- | --- | --- |", *lines])
 
 # %% ../nbs/43_studies.ipynb #eb809ad9
 SHARES_OF_PAST = (0.125, 0.25, 0.5, 1.0)
