@@ -1,6 +1,6 @@
 # Settings pass through: make run API_PORT=8100 SIMULATED_ROWS=200000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-.PHONY: help run test data lab docs ship hooks check bench-pipeline clean lock
+.PHONY: help run test data lab docs ship hooks check bench bench-load bench-pipeline clean lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -41,6 +41,14 @@ hooks:  ## once per clone: notebooks clean when committed, readable in git diff,
 check:  ## what CI checks beside the tests: lint, format, types, notebooks and package agree
 	@scripts/environment test
 	@scripts/check
+
+bench:  ## an answer's microseconds and exactness, the service under load, and their growth (ARGS="--only in-process --rows 2000")
+	@scripts/environment run
+	@exec python benchmarks/service.py $(ARGS)
+
+bench-load:  ## the service at a given rate: latencies, worst pauses, a picture (ARGS="--rate 1000 --seconds 60")
+	@scripts/environment run
+	@exec python benchmarks/load.py $(ARGS)
 
 bench-pipeline:  ## each stage's seconds and memory, and pandas' (FILE=path.parquet, ARGS="--rows 0")
 	@scripts/environment run

@@ -1,8 +1,10 @@
-"""The benchmark of the pipeline runs, small. How long anything takes is asserted nowhere."""
+"""The benchmarks run, small. How long anything takes is asserted nowhere."""
 
 import importlib
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -26,9 +28,15 @@ DATA_STAGES = [
 
 
 @pytest.fixture
-def pipeline(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    "A file of benchmarks/ as a module, by its name."
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return importlib.import_module("pipeline")
+    return importlib.import_module
+
+
+@pytest.fixture
+def pipeline(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("pipeline")
 
 
 def test_each_data_stage_runs_on_a_small_file(pipeline: ModuleType, tmp_path: Path) -> None:
@@ -55,3 +63,30 @@ def test_what_is_measured_in_a_process_of_its_own_is_printed_as_a_table(tmp_path
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("| ingest, parquet") and line.endswith((" yes |", " no |")))
     assert 0.05 < float(line.split(" | ")[4]) < 3  # GiB
     assert "10,000 rows:" in done.stdout
+
+
+def test_decisions_are_timed_by_stage_and_compared_with_xgboost(benchmark: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    in_process, world = benchmark("in_process"), benchmark("world")
+    world.prepare(tmp_path, 10_000, 400, trees=6)
+    said = in_process.report(tmp_path, 200, trees=6)
+    lines = [line.strip("| ").split(" | ") for line in said.splitlines() if line.startswith("| ")]
+    assert {f"· {name}" for name in in_process.STAGES} < {name for name, *_ in lines}
+    exact = [line for line in lines if " of depth " in line[0]]
+    assert len(exact) == 6 and all(line[2] == "0" and line[-1] == "yes" for line in exact)
+
+
+def test_the_service_benchmark_says_what_is_missing() -> None:
+    command = [sys.executable, "benchmarks/service.py", "--only", "http"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PATH": ""})
+    assert done.returncode == 1 and "apt-get install wrk" in done.stderr
+    done = subprocess.run([*command[:-1], "https"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "https; choose from in-process, http, offline, growth" in done.stderr
+
+
+def test_a_pause_is_the_time_without_an_answer_while_one_is_due(benchmark: Callable[[str], ModuleType]) -> None:
+    load = benchmark("load")
+    due = np.array([0.0, 1.0, 2.0, 2.1, 9.0])
+    done = np.array([0.1, 1.1, 2.5, 2.51, 9.1])
+    longest = load.pauses(load.Answered(due, done, np.full(5, 200)), 2)
+    assert [round(pause.milliseconds) for pause in longest] == [500, 100]
+    assert longest[0].at == 2.0

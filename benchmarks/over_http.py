@@ -1,0 +1,184 @@
+"""The service under wrk, beside others that answer the same transactions."""
+
+import http.client
+import importlib.util
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+import polars as pl
+from pipeline import table
+from world import API, CLIENT_CORE, World, pinned, register, serving
+
+from mlops_fraud.deployment.local import CannotRun
+from mlops_fraud.state import State
+
+HEADERS = {"content-type": "application/json"}  # of every request; a key would stand here
+CONNECTIONS = (1, 16, 64)
+OTHERS = 16  # connections to those beside
+WARM_UP = 1  # second
+BATCH = 1_000  # transactions to one request of /predict/batch
+GOAL = 10.0  # milliseconds, 99 % of the answers, at 16 connections
+MOST = 20_000  # requests a second that there are bodies for
+
+
+class Load(NamedTuple):
+    "What wrk saw of a server, and what its log holds afterwards."
+
+    server: str
+    connections: int
+    requests: int
+    seconds: float
+    p50: float  # milliseconds
+    p99: float
+    refused: int  # answers that are no 2xx
+    broken: int  # sockets
+    logged: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        "All is well: every answer a decision, every decision in the log; wrk does not count the last answer of a connection."
+        known = self.logged is None or self.requests <= self.logged <= self.requests + self.connections
+        return known and self.refused == self.broken == 0
+
+    @property
+    def row(self) -> list[str]:
+        "Its line of the table."
+        figures = [
+            f"{self.requests / self.seconds:,.0f}",
+            f"{self.p50:.2f}",
+            f"{self.p99:.2f}",
+            f"{self.refused + self.broken:,}",
+            f"{self.requests:,}",
+        ]
+        ours = self.server.startswith("this service")
+        reached = "yes" if self.complete and (self.connections != OTHERS or self.p99 <= GOAL) else "no"
+        return [self.server, f"{self.connections}", *figures, "-" if self.logged is None else f"{self.logged:,}", reached if ours else ""]
+
+
+def n_bodies(seconds: float) -> int:
+    "Transactions that are enough for no run to send one twice."
+    return int((seconds + WARM_UP) * MOST) * len(CONNECTIONS)
+
+
+def wrk(url: str, bodies: Path, connections: int, seconds: float, first: int = 0) -> dict[str, float]:
+    "What `connections` get that send one line of `bodies` after the other, for so many `seconds`."
+    headers = [part for name, value in HEADERS.items() for part in ("-H", f"{name}: {value}")]
+    script = str(Path(__file__).with_name("post.lua"))
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(round(seconds), 1)}s", *headers, "-s", script, url, "--", str(bodies), str(first)]
+    done = subprocess.run([*pinned(CLIENT_CORE), *command], capture_output=True, text=True)
+    if done.returncode:
+        raise CannotRun(f"wrk against {url} failed: {done.stderr.strip() or done.stdout.strip()}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def logged(ledger: Path) -> int:
+    "Decisions in the log."
+    with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as connection:
+        return connection.execute("SELECT count(*) FROM decisions").fetchone()[0]
+
+
+def measured(server: str, url: str, bodies: Path, connections: int, seconds: float, part: int = 0, ledger: Path | None = None) -> Load:
+    "A warm-up, then a run over the `part`-th share of `bodies`."
+    first = part * int((seconds + WARM_UP) * MOST)
+    wrk(url, bodies, connections, WARM_UP, first)
+    time.sleep(0.5)  # what was on its way is answered
+    before = logged(ledger) if ledger else 0
+    seen = wrk(url, bodies, connections, seconds, first + WARM_UP * MOST)
+    time.sleep(0.5)
+    print(f"{server}, {connections} connections: {seen['requests'] / seen['seconds']:,.0f} requests/s", flush=True, file=sys.stderr)
+    figures = int(seen["requests"]), seen["seconds"], seen["p50"], seen["p99"], int(seen["refused"]), int(seen["broken"])
+    return Load(server, connections, *figures, logged(ledger) - before if ledger else None)
+
+
+# ---- the servers
+
+
+def ours(world: World, bodies: Path, seconds: float) -> tuple[list[Load], str]:
+    "This service at all numbers of connections, and its batches."
+    with serving(world, "ours", API) as url:
+        ledger = world.folder / "ours.sqlite"
+        loads = [measured("this service", f"{url}/predict", bodies, n, seconds, part, ledger) for part, n in enumerate(CONNECTIONS)]
+        return loads, batches(url, bodies, seconds)
+
+
+def batches(url: str, bodies: Path, seconds: float) -> str:
+    "Transactions a second by POST /predict/batch over one connection, in words."
+    lines, took = bodies.read_bytes().splitlines(), list[float]()
+    client, end = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60), time.perf_counter() + seconds
+    for start in range(0, len(lines) - BATCH, BATCH):
+        began = time.perf_counter()
+        client.request(
+            "POST", "/predict/batch", b"\n".join(lines[start : start + BATCH]) + b"\n", HEADERS | {"content-type": "application/x-ndjson"}
+        )
+        answer = client.getresponse()
+        answered = answer.read().splitlines()
+        if answer.status in (404, 405):
+            return "The service has no POST /predict/batch."
+        if answer.status != 200 or len(answered) != BATCH:
+            return f"POST /predict/batch answered {answer.status} and {len(answered):,} lines to {BATCH:,}."
+        took.append(time.perf_counter() - began)
+        if began > end:
+            break
+    p50, p99 = 1e3 * np.quantile(took, [0.5, 0.99])
+    return f"POST /predict/batch, {BATCH:,} lines a request, one connection: {BATCH * len(took) / sum(took):,.0f} transactions/s; a request takes {p50:.1f} ms (p50), {p99:.1f} ms (p99)."
+
+
+def plain(world: World, bodies: Path, seconds: float) -> list[Load]:
+    "The service as one would write it first."
+    with serving(world, "plain", ["uvicorn", "plain_service:app", "--app-dir", "benchmarks", "--log-level", "warning"]) as url:
+        return [
+            measured("FastAPI with `pred_contribs`, no log", f"{url}/predict", bodies, n, seconds, part)
+            for part, n in enumerate(CONNECTIONS)
+        ]
+
+
+def mlflow(world: World, bodies: Path, seconds: float) -> list[Load]:
+    "MLflow's own scoring server with the same trees: the probability and nothing else, from features that are given."
+    chosen, features = world.settings("mlflow.sqlite"), world.folder / "features.ndjson"
+    rows = pl.DataFrame(State().fold(world.after.head(20_000)), schema=world.model.names).fill_nan(None)
+    split = ({"dataframe_split": {"columns": rows.columns, "data": [list(row)]}} for row in rows.iter_rows())
+    features.write_text("\n".join(map(json.dumps, split)) + "\n")
+    command = ["mlflow", "models", "serve", "-m", f"models:/{chosen.model_name}/1", "--env-manager", "local"]
+    with serving(world, "mlflow", command, "/ping") as url:
+        return [measured("`mlflow models serve`, probability alone", f"{url}/invocations", features, OTHERS, seconds)]
+
+
+def granian(world: World, bodies: Path, seconds: float) -> list[Load]:
+    "This service under another server, where that is installed."
+    if not importlib.util.find_spec("granian"):
+        return []
+    command = ["granian", "--interface", "asgi", "--workers", "1", "--log-level", "warning", "mlops_fraud.deployment.api:app"]
+    with serving(world, "granian", command) as url:
+        ledger = world.folder / "granian.sqlite"
+        return [measured("this service under granian", f"{url}/predict", bodies, OTHERS, seconds, ledger=ledger)]
+
+
+def attempt(name: str, run: Callable[[World, Path, float], list[Load]], *given: Any) -> list[list[str]]:
+    "The lines of a server beside, or that it cannot be measured; the reason goes to the terminal."
+    try:
+        return [load.row for load in run(*given)]
+    except CannotRun as reason:
+        print(reason, file=sys.stderr, flush=True)
+        return [[f"{name} could not be measured", *["-"] * 8]]
+
+
+def report(folder: Path, seconds: float) -> str:
+    "All servers, in Markdown."
+    world = World(folder)
+    register(world)
+    bodies = world.write_bodies()
+    loads, batch = ours(world, bodies, seconds)
+    lines = [load.row for load in loads]
+    for run in (granian, plain, mlflow):
+        lines += attempt(run.__name__, run, world, bodies, seconds)
+    header = "server | connections | requests/s | p50 ms | p99 ms | failed | answered | in the log | goal reached"
+    told = f"{seconds:g} s each. Goal: no failure, every answer in the log (and at most one more a connection), p99 of {GOAL:g} ms at {OTHERS} connections."
+    return "\n\n".join([told, table(header, lines), batch])
