@@ -1,6 +1,6 @@
 # Settings pass through: make run API_PORT=8100 SIMULATED_ROWS=200000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-.PHONY: help run test data lab docs ship hooks check bench bench-load bench-pipeline clean lock
+.PHONY: help run test data lab docs ship hooks check bench bench-load bench-pipeline bench-features clean lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -53,6 +53,10 @@ bench-load:  ## the service at a given rate: latencies, worst pauses, a picture 
 bench-pipeline:  ## each stage's seconds and memory, and pandas' (FILE=path.parquet, ARGS="--rows 0")
 	@scripts/environment run
 	@exec python benchmarks/pipeline.py $(if $(FILE),"$(FILE)") $(ARGS)
+
+bench-features:  ## what each feature costs (ARGS="--events 100000")
+	@scripts/environment run
+	@exec python benchmarks/features.py $(ARGS)
 
 lock:  ## resolve pyproject.toml into requirements/ (ARGS=--upgrade for newer versions)
 	@scripts/lock $(ARGS)

@@ -1,5 +1,6 @@
 """What a decision takes without a network: as a whole, stage by stage, and beside XGBoost's own SHAP values."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ import numpy as np
 import polars as pl
 import xgboost as xgb
 from pipeline import table
+from pydantic_core import to_json
 from world import World, grown, model_of, n_leaves, rows_of, timed
 
 from mlops_fraud.explain import reasons
 from mlops_fraud.ledger import Ledger
-from mlops_fraud.schemas import DecisionResponse, TransactionRequest
+from mlops_fraud.schemas import TransactionRequest
 from mlops_fraud.scoring import Scorer
 from mlops_fraud.state import State, past, to_event
 from mlops_fraud.tables import CLOSE, Explainer, probes
@@ -24,7 +26,7 @@ WARM_UP = 100  # transactions that are not counted
 BESIDE = 2_000  # rows at most that XGBoost explains one by one
 EXACT_ROWS = 4_000  # at most, on which each model must say what XGBoost says
 MISSING = 0.1  # of their values, besides those that are missing anyway
-DECISION_GOAL, FLUSH_GOAL = 500.0, 10_000.0  # microseconds, 99 % of them
+DECISION_GOAL = (30.0, 80.0)  # microseconds, half of them and 99 % of them
 TIMES_FASTER = 50.0  # than XGBoost, one row at a time
 DEPTHS = (3, 6, 8)
 
@@ -41,10 +43,10 @@ def scorer_of(world: World, ledger: str) -> Scorer:
     return Scorer(version, state, Ledger(world.folder / ledger, state.history))
 
 
-def line(name: str, took: np.ndarray, goal: float | None = None) -> list[str]:
+def line(name: str, took: np.ndarray, goal: tuple[float, float] | None = None) -> list[str]:
     "A row of the table of times, in microseconds."
     p50, p99 = np.quantile(took, [0.5, 0.99])
-    said = "" if goal is None else f"{goal:,.0f}: {'yes' if p99 <= goal else 'no'}"
+    said = "" if goal is None else f"{goal[0]:.0f}, {goal[1]:.0f}: {'yes' if p50 <= goal[0] and p99 <= goal[1] else 'no'}"
     return [name, f"{took.mean():.1f}", f"{p50:.1f}", f"{p99:.1f}", said]
 
 
@@ -114,7 +116,7 @@ def link(scorer: Scorer, at: Passing) -> None:
 
 @stage("answer and its JSON")
 def answer(scorer: Scorer, at: Passing) -> None:
-    DecisionResponse(**at.example | {"reasons": at.reasons}).model_dump_json(exclude={"explanation"})
+    to_json(at.example | {"reasons": at.reasons}).decode()
 
 
 @stage("the past includes it")
@@ -124,8 +126,7 @@ def include(scorer: Scorer, at: Passing) -> None:
 
 def by_stage(scorer: Scorer, bodies: list[bytes]) -> dict[str, np.ndarray]:
     "Microseconds of each stage of each decision; the stages of one decision follow one another."
-    answered = DecisionResponse.model_validate_json(scorer.answer(TransactionRequest.model_validate_json(bodies[0])).answer)
-    example = {name: getattr(answered, name) for name in DecisionResponse.model_fields}
+    example = json.loads(scorer.answer(TransactionRequest.model_validate_json(bodies[0])).answer)
     passing = (Passing(body, example) for body in bodies)
     took = [[timed(lambda at, run=run: run(scorer, at), [one])[0] for run in STAGES.values()] for one in passing]  # type: ignore[misc]
     return dict(zip(STAGES, np.array(took).T))
@@ -143,11 +144,11 @@ def decision_table(world: World, n_rows: int) -> str:
         line("a decision, from JSON to JSON", decided, DECISION_GOAL),
         *(line(f"· {name}", part) for name, part in parts.items()),
         ["· all else: an id, verdict, costs", f"{rest:.1f}", "", "", ""],
-        line(f"flush of {FLUSH_EVERY} to the log", flushes, FLUSH_GOAL),
+        line(f"flush of {FLUSH_EVERY} to the log", flushes),
         line("· a row", flushes / FLUSH_EVERY),
     ]
     return f"{len(decided):,} transactions after a history of {whole.state.n_events - len(bodies):,}; µs:\n\n" + table(
-        "what | mean | p50 | p99 | goal for p99, and reached", rows
+        "what | mean | p50 | p99 | goal, and reached", rows
     )
 
 

@@ -56,7 +56,7 @@ CREATE TABLE IF NOT EXISTS feedback (
 ) STRICT;
 """
 
-# %% ../nbs/23_ledger.ipynb #dc8360da
+# %% ../nbs/23_ledger.ipynb #e23b15ae
 FIELDS = (
     "transaction_id",
     "history",
@@ -114,15 +114,14 @@ class Ledger:
 
     def __init__(self, path: Path, history: str = "none"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # One event loop owns the connection, though a server may open it in one thread and use it in another.
-        self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self.connection.execute("PRAGMA journal_mode = WAL")
-        self.connection.execute("PRAGMA synchronous = FULL")
+        # One event loop owns the connections, though a server may open them in one thread and use them in another.
+        self.connection = _connection(path)
         if self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] and self._layout() != LAYOUT:
             raise OldLedger(
                 f"{path} has layout {self._layout()}, this version writes {LAYOUT}; move it away, or set LEDGER to another file"
             )
         self.connection.executescript(SCHEMA)
+        self.side = _connection(path)  # reads, and takes labels, while a commit of the other is under way
         self.path, self.history = path, history
 
     def _layout(self) -> int:
@@ -130,15 +129,25 @@ class Ledger:
 
     def append(self, entries: Sequence[Entry]) -> None:
         "Put `entries` on disk, all or none, with one wait for the disk. Raises `IdTaken` if one of their ids is already there."
+        self.insert(entries)
+        self.commit()
+
+    def insert(self, entries: Sequence[Entry]) -> None:
+        "The part of `append` before the wait: nothing is there for others, or after a power cut, until `commit`."
         rows = [self._row(entry) for entry in entries]
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             self.connection.executemany(INSERT, rows)
-            self.connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except sqlite3.IntegrityError:
             self.connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.IntegrityError):
-                raise IdTaken(f"one of {', '.join(str(row[0]) for row in rows)} is already in the log as a transaction_id") from None
+            raise IdTaken(f"one of {', '.join(str(row[0]) for row in rows)} is already in the log as a transaction_id") from None
+
+    def commit(self) -> None:
+        "The wait for the disk. Another thread may do it, while this one reads."
+        try:
+            self.connection.execute("COMMIT")
+        except sqlite3.Error:
+            self.connection.execute("ROLLBACK")
             raise
 
     def _row(self, entry: Entry) -> tuple[Any, ...]:
@@ -147,59 +156,67 @@ class Ledger:
 
     def find(self, transaction_id: str) -> Entry | None:
         "The decision on `transaction_id`, or None."
-        row = self.connection.execute(f"{SELECT} WHERE transaction_id = ?", (transaction_id,)).fetchone()
+        row = self.side.execute(f"{SELECT} WHERE transaction_id = ?", (transaction_id,)).fetchone()
         return _entry(row) if row else None
 
     def entries(self) -> Iterator[Entry]:
         "All decisions of this history, in order of arrival."
-        for row in self.connection.execute(f"{SELECT} WHERE history = ? ORDER BY sequence", (self.history,)):
+        for row in self.side.execute(f"{SELECT} WHERE history = ? ORDER BY sequence", (self.history,)):
             yield _entry(row)
 
     def latest_transfer(self, amount: float) -> str | None:
         "The id of the last logged transfer of exactly `amount`, or None."
         query = "SELECT transaction_id FROM decisions WHERE type = 'TRANSFER' AND amount = ? AND history = ? ORDER BY sequence DESC LIMIT 1"
-        found = self.connection.execute(query, (amount, self.history)).fetchone()
+        found = self.side.execute(query, (amount, self.history)).fetchone()
         return found[0] if found else None
 
     def introduce(self, model_version: str, units: dict[str, str]) -> None:
         "Keep a model's features, in its order, with their units: what a decision's numbers mean when the model is gone."
-        self.connection.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (model_version, json.dumps(units)))
+        self.side.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (model_version, json.dumps(units)))
 
     def units(self, model_version: str) -> dict[str, str]:
         "The features of a model that was introduced, in its order, with their units."
-        return json.loads(self.connection.execute("SELECT units FROM models WHERE model_version = ?", (model_version,)).fetchone()[0])
+        return json.loads(self.side.execute("SELECT units FROM models WHERE model_version = ?", (model_version,)).fetchone()[0])
 
     def model_versions(self) -> list[str]:
         "The models that were introduced."
-        return [version for (version,) in self.connection.execute("SELECT model_version FROM models")]
+        return [version for (version,) in self.side.execute("SELECT model_version FROM models")]
 
     def give_feedback(self, transaction_id: str, fraud: bool, by: str) -> None:
         "Put a label on disk. The last one on a transaction counts; none is lost."
-        self.connection.execute("INSERT INTO feedback (transaction_id, fraud, by) VALUES (?, ?, ?)", (transaction_id, int(fraud), by))
+        self.side.execute("INSERT INTO feedback (transaction_id, fraud, by) VALUES (?, ?, ?)", (transaction_id, int(fraud), by))
 
     def feedback(self, transaction_id: str) -> list[Feedback]:
         "All labels given to a transaction, the first one first."
         query = "SELECT fraud, by, given_at FROM feedback WHERE transaction_id = ? ORDER BY sequence"
-        return [Feedback(bool(fraud), by, at) for fraud, by, at in self.connection.execute(query, (transaction_id,))]
+        return [Feedback(bool(fraud), by, at) for fraud, by, at in self.side.execute(query, (transaction_id,))]
 
     def frauds(self) -> frozenset[str]:
         "The ids of the transactions whose last label says fraud."
         query = "SELECT transaction_id FROM feedback GROUP BY transaction_id HAVING fraud = 1 AND sequence = max(sequence)"
-        return frozenset(found for (found,) in self.connection.execute(query))
+        return frozenset(found for (found,) in self.side.execute(query))
 
     def events(self, skip: int = 0, block_rows: int = 1 << 16) -> Iterator[pl.DataFrame]:
         "The logged transactions of this history but the first `skip`, in order of arrival, in blocks."
         query = f"SELECT {', '.join(COLUMNS)} FROM decisions WHERE history = ? ORDER BY sequence LIMIT -1 OFFSET ?"
-        cursor = self.connection.execute(query, (self.history, skip))
+        cursor = self.side.execute(query, (self.history, skip))
         while rows := cursor.fetchmany(block_rows):
             yield pl.DataFrame(rows, schema=DTYPES, orient="row")
 
     def __len__(self) -> int:
         "Decisions in the log, of all histories."
-        return self.connection.execute("SELECT count(*) FROM decisions").fetchone()[0]
+        return self.side.execute("SELECT count(*) FROM decisions").fetchone()[0]
 
     def close(self) -> None:
-        self.connection.close()
+        for connection in (self.connection, self.side):
+            connection.close()
+
+
+def _connection(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

@@ -8,7 +8,7 @@ __all__ = ['NoHistory', 'Scorer', 'try_rules', 'score_blocks', 'score_file']
 # %% ../nbs/54_scoring.ipynb #361d1202
 import datetime as dt
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -133,11 +133,17 @@ class Scorer:
 
     def flush(self) -> None:
         "Put all that was decided on disk, with one wait for it."
-        if self.unlogged:
-            self.ledger.append(list(self.unlogged.values()))
-            self.n_logged += len(self.unlogged)
-            self.unlogged.clear()
-            self.transfers.clear()
+        entries = list(self.unlogged.values())
+        self.ledger.append(entries)
+        self.logged(entries)
+
+    def logged(self, entries: Sequence[Entry]) -> None:
+        "Take note that these, the first of `unlogged`, are on disk."
+        self.n_logged += len(entries)
+        for entry in entries:
+            del self.unlogged[str(entry.request.transaction_id)]
+            if self.transfers.get(entry.request.amount) == entry.request.transaction_id:
+                del self.transfers[entry.request.amount]
 
     def in_full(self, entry: Entry) -> str:
         "The answer of `entry` with the whole explanation, as JSON; also of a decision that another model made."

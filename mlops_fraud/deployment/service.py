@@ -11,6 +11,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client import Counter, Gauge, Histogram
 from pydantic import ValidationError
@@ -41,6 +42,9 @@ class Service:
     def __init__(self) -> None:
         self.loaded: Scorer | None = None
         self.waiting: list[asyncio.Future[None]] = []
+        self.log = asyncio.Lock()  # held by who writes to it
+        self.writing: asyncio.Task[None] | None = None
+        self.disk = ThreadPoolExecutor(1, "disk")  # waits for it
 
     def scorer(self) -> Scorer:
         "The scorer, loaded if need be. Raises what keeps it from loading."
@@ -59,34 +63,43 @@ class Service:
 
     async def on_disk(self) -> None:
         "Wait until all that was decided is on disk. Raises `LogFailed`."
-        loop = asyncio.get_running_loop()
-        if not self.waiting:
-            loop.call_soon(self.write)
-        self.waiting.append(loop.create_future())
-        await self.waiting[-1]
+        waits = asyncio.get_running_loop().create_future()
+        self.waiting.append(waits)
+        if self.writing is None:
+            self.writing = asyncio.create_task(self._write())
+        await waits
 
     async def decided(self, tx: TransactionRequest) -> Entry:
         "The decision on `tx`, on disk."
         entry = self.decide(tx)
-        if self.scorer().unlogged:
+        if entry.request.transaction_id in self.scorer().unlogged:
             await self.on_disk()
         return entry
 
-    def write(self) -> None:
-        "Put on disk what was decided, and tell those who wait for it."
-        waiting, self.waiting = self.waiting, []
-        start, failed = time.perf_counter(), None
-        try:
-            fresh = list(self.scorer().unlogged.values())
-            self.scorer().flush()
-            for entry in fresh:
-                DECIDED[entry.decision].inc()
-        except Exception as reason:  # whatever it is: nothing since the last write is promised to anyone
-            self.loaded, failed = None, LogFailed(f"the log cannot be written ({reason}); send the transaction again")
+    async def _write(self) -> None:
+        "Put on disk what was decided and tell those who wait for it, until nobody waits."
+        while self.waiting:
+            async with self.log:
+                waiting, self.waiting, failed = self.waiting, [], None
+                try:
+                    await self._write_group()
+                except Exception as reason:  # whatever it is: nothing since the last write is promised to anyone
+                    waiting, self.waiting = waiting + self.waiting, []
+                    self.loaded, failed = None, LogFailed(f"the log cannot be written ({reason}); send the transaction again")
+            for waits in waiting:
+                if not waits.done():
+                    waits.set_exception(failed) if failed else waits.set_result(None)
+        self.writing = None
+
+    async def _write_group(self) -> None:
+        start, scorer = time.perf_counter(), self.scorer()
+        entries = list(scorer.unlogged.values())
+        scorer.ledger.insert(entries)
+        await asyncio.get_running_loop().run_in_executor(self.disk, scorer.ledger.commit)  # others are decided meanwhile
+        scorer.logged(entries)
         LOG.observe(time.perf_counter() - start)
-        for future in waiting:
-            if not future.done():
-                future.set_exception(failed) if failed else future.set_result(None)
+        for entry in entries:
+            DECIDED[entry.decision].inc()
 
     async def answer_each(self, bodies: Sequence[bytes]) -> list[bytes]:
         "To each transaction of a batch its answer or its problem, as JSON; one wait for the disk."
@@ -123,7 +136,7 @@ async def follow(service: Service, seconds: float) -> None:
         await asyncio.sleep(seconds * (RETRY_AFTER if complaint else 1))
         try:
             if successor := await asyncio.to_thread(successor_of, service.loaded):
-                _swap(service, successor)
+                await _swap(service, successor)
             complaint = ""
         except Exception as reason:  # whatever is wrong with the registry or the successor, the present model goes on answering
             if repr(reason) != complaint:
@@ -140,12 +153,13 @@ def successor_of(current: Scorer | None) -> Scorer | None:
     return Scorer.load()
 
 
-def _swap(service: Service, successor: Scorer) -> None:
+async def _swap(service: Service, successor: Scorer) -> None:
     "Let `successor` answer, with all that was decided so far in its past."
-    previous = service.scorer()
-    service.write()
-    successor.catch_up()
-    service.loaded = successor
+    async with service.log:
+        previous = service.scorer()
+        previous.flush()
+        successor.catch_up()
+        service.loaded = successor
     previous.ledger.close()
     SWAPS.inc()
     print(f"version {successor.version.version} answers from now on", flush=True)
