@@ -100,7 +100,7 @@ def features(scorer: Scorer, at: Passing) -> None:
 
 @stage("score and SHAP values")
 def score(scorer: Scorer, at: Passing) -> None:
-    at.shap = scorer.explainer.explain(at.row[None])[1][0]
+    at.shap = scorer.explainer.explain_one(at.row)[1]
 
 
 @stage("reasons")

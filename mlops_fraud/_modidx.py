@@ -855,6 +855,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'mlops_fraud.tables.Explainer': ('tables.html#explainer', 'mlops_fraud/tables.py'),
                                     'mlops_fraud.tables.Explainer.__init__': ('tables.html#explainer.__init__', 'mlops_fraud/tables.py'),
                                     'mlops_fraud.tables.Explainer.explain': ('tables.html#explainer.explain', 'mlops_fraud/tables.py'),
+                                    'mlops_fraud.tables.Explainer.explain_one': ( 'tables.html#explainer.explain_one',
+                                                                                  'mlops_fraud/tables.py'),
                                     'mlops_fraud.tables.Forest': ('tables.html#forest', 'mlops_fraud/tables.py'),
                                     'mlops_fraud.tables.Leaves': ('tables.html#leaves', 'mlops_fraud/tables.py'),
                                     'mlops_fraud.tables.NotTabled': ('tables.html#nottabled', 'mlops_fraud/tables.py'),

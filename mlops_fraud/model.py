@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['Calibration', 'Description', 'UnusableModel', 'sha256', 'platt', 'Model']
 
-# %% ../nbs/25_model.ipynb #19e06979
+# %% ../nbs/25_model.ipynb #902643f8
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xgboost as xgb
@@ -47,11 +48,11 @@ class UnusableModel(Mendable, ValueError):
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
-# %% ../nbs/25_model.ipynb #38f42898
+# %% ../nbs/25_model.ipynb #dceca6bb
 @njit(cache=True)
-def platt(margin: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    "Calibrated probabilities of `margin`, float32 (n,), as float64 (n,): of one or of many they are the same to the bit."
-    return 1.0 / (1.0 + np.exp(-(slope * margin.astype(np.float64) + intercept)))
+def platt(margin: Any, slope: float, intercept: float) -> Any:
+    "Calibrated probabilities, float64, of one `margin` or of float32 (n,): they are the same to the bit."
+    return 1.0 / (1.0 + np.exp(-(slope * margin + intercept)))
 
 
 class Model:

@@ -23,6 +23,7 @@ from .decisions import expected_cost, verdict
 from .explain import explanation, reasons
 from .features import Event
 from .ledger import Entry, IdTaken, Ledger
+from .model import platt
 from .registry import Version
 from .rules import NO_RULES, Rules, Tried, dry_run, read_rules
 from .schemas import COLUMNS, DecisionResponse, ModelVersion, TransactionRequest
@@ -84,9 +85,9 @@ class Scorer:
 
     def _answer(self, tx: TransactionRequest, event: Event) -> Entry:
         row = self.state.read(event)
-        margins, contributions = self.explainer.explain(row[None])
-        model, shap = self.version.model.description, contributions[0]
-        probability = float(self.version.model.calibrated(margins)[0])
+        margin, shap = self.explainer.explain_one(row)
+        model = self.version.model.description
+        probability = platt(margin, model.calibration.slope, model.calibration.intercept)
         fired = [rule.fired for rule in self.rules.met_by(tx, self.units, row, dt.datetime.now(dt.UTC).date())]
         decision = fired[0].decision if fired else verdict(probability, model.thresholds)
         said = {  # a `DecisionResponse`, whose checks would take as long as all that was computed
@@ -101,7 +102,7 @@ class Scorer:
             **self.always,
         }
         answer = to_json(said).decode()
-        return Entry(tx, row, shap, float(margins[0]), probability, decision, self.version.version, self.rules.version, answer)
+        return Entry(tx, row, shap, margin, probability, decision, self.version.version, self.rules.version, answer)
 
     def _linked(self, tx: TransactionRequest) -> list[str]:
         "The latest transfer of just the amount that `tx` cashes out: a theft's first leg, if `tx` is the second."
