@@ -120,7 +120,7 @@ def test_from_a_raw_file_to_two_explained_decisions_and_back(clone: Path) -> Non
 
     again, printed = start(clone, **ports)
     try:
-        said = wait_for("Ctrl-C ends all three", again, printed, 60)
+        said = wait_for("Ctrl-C ends all three", again, printed, 120)
         assert said.count("didn't change, skipping") == 10
         change_a_feature_and_ship_it(clone, f"http://127.0.0.1:{ports['API_PORT']}")
     finally:
