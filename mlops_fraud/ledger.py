@@ -159,6 +159,12 @@ class Ledger:
         row = self.side.execute(f"{SELECT} WHERE transaction_id = ?", (transaction_id,)).fetchone()
         return _entry(row) if row else None
 
+    def known(self, transaction_ids: Sequence[str]) -> set[str]:
+        "Which of these were decided before."
+        asked = ", ".join("?" * len(transaction_ids))
+        query = f"SELECT transaction_id FROM decisions WHERE transaction_id IN ({asked})"
+        return {found for (found,) in self.side.execute(query, list(transaction_ids))}
+
     def entries(self) -> Iterator[Entry]:
         "All decisions of this history, in order of arrival."
         for row in self.side.execute(f"{SELECT} WHERE history = ? ORDER BY sequence", (self.history,)):

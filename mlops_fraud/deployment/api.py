@@ -138,8 +138,8 @@ def _first(message: Any, receive: Any) -> Any:
 app.add_middleware(ShortWay)
 app.add_middleware(Guard)
 
-# %% ../../nbs/60_api.ipynb #ead70336
-BLOCK = 64  # transactions that are decided and written together
+# %% ../../nbs/60_api.ipynb #d7daf1b8
+BLOCK = 128  # transactions that are decided and written together
 LONGEST = 1 << 16  # bytes of a line
 MOST = 10_000  # transactions of a JSON array
 
