@@ -262,6 +262,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                             'mlops_fraud.deployment.api._columns': ('api.html#_columns', 'mlops_fraud/deployment/api.py'),
                                             'mlops_fraud.deployment.api._first': ('api.html#_first', 'mlops_fraud/deployment/api.py'),
                                             'mlops_fraud.deployment.api._is_plain': ('api.html#_is_plain', 'mlops_fraud/deployment/api.py'),
+                                            'mlops_fraud.deployment.api._send_lines': ( 'api.html#_send_lines',
+                                                                                        'mlops_fraud/deployment/api.py'),
                                             'mlops_fraud.deployment.api._short_answer': ( 'api.html#_short_answer',
                                                                                           'mlops_fraud/deployment/api.py'),
                                             'mlops_fraud.deployment.api._with_id': ('api.html#_with_id', 'mlops_fraud/deployment/api.py'),

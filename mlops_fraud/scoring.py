@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['NoHistory', 'Scorer', 'try_rules', 'score_blocks', 'score_file']
 
-# %% ../nbs/54_scoring.ipynb #361d1202
+# %% ../nbs/54_scoring.ipynb #21f1a58f
 import datetime as dt
-import uuid
+import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -190,7 +190,7 @@ class Scorer:
 
 # %% ../nbs/54_scoring.ipynb #4102a220
 def _with_new_id(tx: TransactionRequest) -> TransactionRequest:
-    return tx.model_copy(update={"transaction_id": uuid.uuid4().hex})
+    return tx.model_copy(update={"transaction_id": secrets.token_hex(16)})
 
 
 def _first_answer(seen: Entry, tx: TransactionRequest) -> Entry:
