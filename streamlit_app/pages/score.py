@@ -20,8 +20,19 @@ def show(decision: DecisionResponse) -> None:
     )
     words, picture = st.columns([2, 3], gap="large")
     with words:
+        for rule in decision.rules:
+            st.warning(
+                f"The rule *{rule.name}* decided: {rule.why}" if rule is decision.rules[0] else f"It also meets *{rule.name}*: {rule.why}"
+            )
+        for earlier in decision.linked:
+            st.warning(f"It cashes out just what was transferred by `{earlier}`: look at that one, too.")
         st.markdown("**Why**\n" + "\n".join(f"1. {reason['sentence']}" for reason in decision.reasons))
         st.caption("The strongest reasons first. All of them, with the part that each has in the score, stand in the picture.")
+        if cost := decision.expected_cost:
+            st.markdown(
+                f"**Expected cost**, in the log's currency: {cost['approve']:,.0f} if approved, "
+                f"{cost['review']:,.0f} if reviewed, {cost['block']:,.0f} if blocked."
+            )
     with picture:
         st.pyplot(waterfall(decision.explanation), width="stretch")
         st.caption(
