@@ -70,8 +70,12 @@ def test_trying_counts_nothing_and_counting_counts_one(score_page: AppTest) -> N
     assert "0 transactions" in score_page.caption[0].value
     score_page.toggle[0].set_value(True)
     score_page.button[0].click().run()
+    assert "Expected cost" in " ".join(text.value for text in score_page.markdown)
     score_page.run()
     assert "1 transactions" in score_page.caption[0].value
+    score_page.selectbox[0].set_value("CASH_OUT")
+    score_page.button[0].click().run()
+    assert "It cashes out just what was transferred by" in score_page.warning[0].value
     assert not score_page.exception
 
 
