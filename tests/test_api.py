@@ -1,4 +1,4 @@
-"""The service as a payment system meets it on a bad day."""
+"""The model behind the service: altered in the registry, and changed under load."""
 
 import sqlite3
 import threading
@@ -13,7 +13,7 @@ from conftest import Project, Serve
 
 from mlops_fraud import registry
 from mlops_fraud.model import Model
-from mlops_fraud.schemas import COLUMNS, Thresholds
+from mlops_fraud.schemas import Thresholds
 from mlops_fraud.settings import Settings
 
 
@@ -35,33 +35,6 @@ def own_registry(project: Project, folder: Path) -> Settings:
     with sqlite3.connect(project.folder / "mlflow.db") as source, sqlite3.connect(folder / "mlflow.db") as copy:
         source.backup(copy)
     return project.settings.model_copy(update={"mlflow_tracking_uri": f"sqlite:///{folder}/mlflow.db"})
-
-
-def test_one_id_in_flight_many_times_is_decided_once(project: Project, serve: Serve) -> None:
-    with serve(project) as (url, _), ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda _: httpx.post(f"{url}/predict", json=transaction(1), timeout=30), range(64)))
-        assert httpx.get(f"{url}/readyz").json()["events"] == 1
-    assert {a.status_code for a in answers} == {200}
-    assert len({a.content for a in answers}) == 1
-
-
-def test_concurrent_transactions_are_all_counted(project: Project, serve: Serve) -> None:
-    with serve(project) as (url, _), ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda n: httpx.post(f"{url}/predict", json=transaction(n), timeout=30), range(200)))
-        last = httpx.post(f"{url}/whatif", params={"explain": "full"}, json=transaction(1000), timeout=30).json()
-    assert {a.status_code for a in answers} == {200}
-    assert last["explanation"]["values"]["recipient_count"] == 200
-
-
-def test_balances_and_labels_are_accepted_and_change_nothing(project: Project, serve: Serve) -> None:
-    row = project.events.row(0, named=True)
-    bare = {name: row[name] for name in COLUMNS}
-    with serve(project) as (url, _):
-        answers = [
-            httpx.post(f"{url}/whatif", params={"explain": "full"}, json=body) for body in (row, bare, {**row, "oldbalanceOrg": "nonsense"})
-        ]
-    assert {a.status_code for a in answers} == {200}
-    assert len({a.content for a in answers}) == 1
 
 
 def test_a_model_that_was_altered_in_the_registry_does_not_answer(project: Project, serve: Serve, tmp_path: Path) -> None:
@@ -106,11 +79,3 @@ def test_the_champion_changes_under_load_and_no_transaction_is_lost(project: Pro
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["model"]["version"] for answer in answers} == {"1", "2"}
     assert last["explanation"]["values"]["recipient_count"] == len(answers)
-
-
-def test_the_documentation_shows_an_example_that_works(project: Project, serve: Serve) -> None:
-    with serve(project) as (url, _):
-        schema = httpx.get(f"{url}/openapi.json").json()
-        example = schema["components"]["schemas"]["TransactionRequest"]["examples"][0]
-        assert httpx.post(f"{url}/predict", json=example).status_code == 200
-        assert "swagger" in httpx.get(f"{url}/docs").text.lower()

@@ -29,7 +29,7 @@ GOOD = {"step": 1, "type": "TRANSFER", "amount": 181.0, "nameOrig": "C1", "nameD
 
 @pytest.fixture(scope="module")
 def address(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    "A service that many tests may ask."
+    "A service that many tests may ask; the last two let its clock go forward."
     folder = tmp_path_factory.mktemp("service")
     with serving(project.environment(LEDGER=str(folder / "ledger.sqlite")), folder / "logs") as (url, _):
         yield url
@@ -83,13 +83,53 @@ def test_what_is_not_there_is_a_problem_too(address: str) -> None:
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
 
 
+def n_events(address: str) -> int:
+    return httpx.get(f"{address}/readyz").json()["events"]
+
+
+def test_one_id_in_flight_many_times_is_decided_once(address: str) -> None:
+    before = n_events(address)
+    with ThreadPoolExecutor(16) as pool:
+        asked = {**GOOD, "transaction_id": "in flight"}
+        answers = list(pool.map(lambda _: httpx.post(f"{address}/predict", json=asked, timeout=30), range(64)))
+    assert {a.status_code for a in answers} == {200}
+    assert len({a.content for a in answers}) == 1
+    assert n_events(address) == before + 1
+
+
+def test_concurrent_transactions_are_all_counted(address: str) -> None:
+    asked = {**GOOD, "nameDest": "C200"}
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: httpx.post(f"{address}/predict", json=asked, timeout=30), range(200)))
+    last = httpx.post(f"{address}/whatif", params={"explain": "full"}, json=asked).json()
+    assert {a.status_code for a in answers} == {200}
+    assert last["explanation"]["values"]["recipient_count"] == 200
+
+
+def test_balances_and_labels_are_accepted_and_change_nothing(project: Project, address: str) -> None:
+    row = project.events.row(0, named=True)
+    bare = {name: row[name] for name in COLUMNS}
+    answers = [
+        httpx.post(f"{address}/whatif", params={"explain": "full"}, json=body) for body in (row, bare, {**row, "oldbalanceOrg": "nonsense"})
+    ]
+    assert {a.status_code for a in answers} == {200}
+    assert len({a.content for a in answers}) == 1
+
+
 def test_a_cut_connection_harms_nobody(address: str) -> None:
     where = urlsplit(address)
-    before = httpx.get(f"{address}/readyz").json()["events"]
+    before = n_events(address)
     for path in ("/predict", "/predict/batch"):
         with socket.create_connection((where.hostname, where.port)) as half:
             half.sendall(f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{{".encode())
-    assert httpx.get(f"{address}/readyz").json()["events"] == before
+    assert n_events(address) == before
+
+
+def test_the_documentation_shows_an_example_that_works(address: str) -> None:
+    schema = httpx.get(f"{address}/openapi.json").json()
+    example = schema["components"]["schemas"]["TransactionRequest"]["examples"][0]
+    assert httpx.post(f"{address}/predict", json=example).status_code == 200
+    assert "swagger" in httpx.get(f"{address}/docs").text.lower()
 
 
 def test_whatever_the_documentation_allows_is_answered_as_it_says(address: str) -> None:
