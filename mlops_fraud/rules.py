@@ -110,7 +110,11 @@ NO_RULES = Rules()
 
 def rules_version(path: Path | None) -> str:
     "The version of the rules in the file `path`, readable or not."
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path else NO_RULES.version
+    return _digest(path.read_bytes()) if path else NO_RULES.version
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def read_rules(path: Path | None, known: Sequence[str]) -> Rules:
@@ -118,7 +122,8 @@ def read_rules(path: Path | None, known: Sequence[str]) -> Rules:
     if path is None:
         return NO_RULES
     try:
-        said, version = yaml.safe_load(path.read_bytes()), rules_version(path)
+        content = path.read_bytes()
+        said = yaml.safe_load(content)
     except (OSError, yaml.YAMLError) as error:
         raise UnusableRules(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(said, dict) or set(said) != {"rules"} or not isinstance(said["rules"], list):
@@ -127,7 +132,7 @@ def read_rules(path: Path | None, known: Sequence[str]) -> Rules:
     twice = [name for name, times in Counter(rule.name for rule in rules).items() if times > 1]
     if twice:
         raise UnusableRules(f"{path} has two rules named {twice[0]!r}; give each a name of its own")
-    return Rules(rules, version)
+    return Rules(rules, _digest(content))
 
 
 def _read_rule(path: Path, number: int, said: Any, known: Sequence[str]) -> Rule:

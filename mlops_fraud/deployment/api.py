@@ -12,7 +12,7 @@ __all__ = ['app', 'Explain', 'Key', 'BLOCK', 'AHEAD', 'LONGEST', 'MOST', 'TRANSA
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import batched
 from typing import Annotated, Any, Literal
 
@@ -28,7 +28,7 @@ from starlette.requests import ClientDisconnect
 
 from .access import Guard
 from .messages import CANNOT_LOAD, NOT_ANSWERED, About, Label, Ready, Record, Unknown, problem_of, problems
-from .service import REFUSED, Service, follow
+from .service import REFUSED, Service, alone, follow
 from ..ledger import Entry, IdTaken, LogFailed
 from ..schemas import DecisionResponse, TransactionRequest
 from ..settings import settings
@@ -38,6 +38,7 @@ from ..state import OutOfOrder
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     "Load the scorer, if there is a model, and follow the alias."
+    lock = alone(settings().path(settings().ledger))
     service = app.state.service = Service()
     try:
         service.scorer()
@@ -47,6 +48,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     if following:
         following.cancel()
+    lock.close()
 
 
 app = FastAPI(
@@ -154,8 +156,12 @@ class Lines(Response):
         self.request = request
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        headers, ahead, last = [(b"content-type", b"application/x-ndjson")], deque[asyncio.Task[list[bytes]]](), list[bytes]()
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/x-ndjson")]})
+        with suppress(ClientDisconnect, TimeoutError):  # nobody is there to be told; the connection ends
+            await self._answer(send)
+
+    async def _answer(self, send: Any) -> None:
+        ahead, last = deque[asyncio.Task[list[bytes]]](), list[bytes]()
         try:
             async for block in _blocks_of(self.request):
                 ahead.append(asyncio.create_task(service_of(self.request).answer_each(block)))
@@ -163,8 +169,6 @@ class Lines(Response):
                     await _send_lines(send, await ahead.popleft())
         except HTTPException as error:
             last = [problem_of(error).model_dump_json().encode()]
-        except ClientDisconnect:
-            return
         for answers in ahead:
             await _send_lines(send, await answers)
         if last:
@@ -253,9 +257,8 @@ async def decision(transaction_id: Id, request: Request) -> Record:
 async def feedback(label: Label, request: Request) -> Record:
     "Keep what someone says that a transaction was. The last word counts; none is lost."
     record = await decision(label.transaction_id, request)
-    ledger = service_of(request).scorer().ledger
-    ledger.give_feedback(label.transaction_id, label.fraud, label.by)
-    return record.model_copy(update={"feedback": ledger.feedback(label.transaction_id)})
+    await service_of(request).give_feedback(label.transaction_id, label.fraud, label.by)
+    return record.model_copy(update={"feedback": service_of(request).scorer().ledger.feedback(label.transaction_id)})
 
 # %% ../../nbs/60_api.ipynb #7a3e9ba8
 @app.get("/model")
@@ -340,7 +343,8 @@ async def invocations(sent: Invocation, request: Request) -> Predictions:
     if len({len(column) for column in values}) != 1:
         raise HTTPException(400, "inputs: the features have lists of different lengths")
     rows = np.array([[np.nan if value is None else value for value in column] for column in values], np.float32).T
-    return Predictions(predictions=model.probability(np.ascontiguousarray(rows)).tolist() if len(rows) else [])
+    found = await asyncio.to_thread(model.probability, np.ascontiguousarray(rows)) if len(rows) else rows
+    return Predictions(predictions=found.tolist())
 
 # %% ../../nbs/60_api.ipynb #f45d2724
 ABOUT: dict[str, type[BaseModel]] = {"/feedback": Label, "/invocations": Invocation}

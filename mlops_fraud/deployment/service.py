@@ -4,14 +4,18 @@
 
 # %% auto #0
 __all__ = ['BUCKETS', 'SECONDS', 'DECIDE', 'BLOCK', 'LOG', 'DECISIONS', 'DECIDED', 'REFUSED', 'EVENTS', 'SWAPS', 'REST',
-           'RETRY_AFTER', 'Service', 'settle', 'follow', 'successor_of']
+           'RETRY_AFTER', 'Service', 'settle', 'LogTaken', 'alone', 'follow', 'successor_of']
 
-# %% ../../nbs/58_service.ipynb #80239215
+# %% ../../nbs/58_service.ipynb #1221a549
 import asyncio
+import fcntl
 import gc
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
 
 from prometheus_client import Counter, Gauge, Histogram
 from pydantic import ValidationError
@@ -22,7 +26,7 @@ from ..ledger import Entry, IdTaken, LogFailed
 from ..rules import rules_version
 from ..schemas import TransactionRequest
 from ..scoring import Scorer
-from ..settings import settings
+from ..settings import Mendable, settings
 from ..state import OutOfOrder
 
 # %% ../../nbs/58_service.ipynb #5db5db72
@@ -57,7 +61,11 @@ class Service:
         if self.loaded is None:
             if time.monotonic() < self.retry_at:
                 raise LogFailed("the log could not be written a moment ago; send the transaction again")
-            self.loaded = Scorer.load()
+            try:
+                self.loaded = Scorer.load()
+            except sqlite3.Error as reason:
+                self.retry_at = time.monotonic() + REST
+                raise LogFailed(f"the log cannot be opened ({reason}); send the transaction again") from None
             settle()
             EVENTS.set_function(lambda: self.loaded.state.n_events if self.loaded else 0)
         return self.loaded
@@ -127,8 +135,18 @@ class Service:
         for entry in entries:
             DECIDED[entry.decision].inc()
 
+    async def give_feedback(self, transaction_id: str, fraud: bool, by: str) -> None:
+        "Put a label on disk, in turn with the decisions. Raises `LogFailed`."
+        try:
+            async with self.log:
+                give = self.scorer().ledger.give_feedback
+                await asyncio.get_running_loop().run_in_executor(self.disk, give, transaction_id, fraud, by)
+        except sqlite3.Error as reason:
+            raise LogFailed(f"the log cannot be written ({reason}); send the label again") from None
+
     async def answer_each(self, bodies: Sequence[bytes]) -> list[bytes]:
         "To each transaction of a batch its answer or its problem, as JSON; one wait for the disk."
+        await asyncio.sleep(0)  # what was decided before needs no wait for the disk, but others need their turn
         read = [_read(body) for body in bodies]
         try:
             decided = iter(self.decide_each([each for each in read if isinstance(each, TransactionRequest)]))
@@ -163,6 +181,22 @@ def settle() -> None:
     "Take what has just been loaded out of the collector's sight: it stays, and looking at it is a pause of many milliseconds."
     gc.collect()
     gc.freeze()
+
+# %% ../../nbs/58_service.ipynb #ea93c9e0
+class LogTaken(Mendable, RuntimeError):
+    "Another process decides and writes to the same log."
+
+
+def alone(ledger: Path) -> IO[bytes]:
+    "A lock on the log at `ledger`, for as long as it is open. Raises `LogTaken`."
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    lock = ledger.with_name(f"{ledger.name}.lock").open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise LogTaken(f"another service writes to {ledger}; end it, or set LEDGER to another file") from None
+    return lock
 
 # %% ../../nbs/58_service.ipynb #99ea5773
 RETRY_AFTER = 10  # looks: a successor that cannot load costs time, and may be mended where it lies
