@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     history: str = Field(description="ingested events that are the service's past when its log is empty; empty: none")
     ledger: str = Field(min_length=1, description="SQLite file that keeps every decision; states are kept beside it")
     follow_seconds: float = Field(ge=0, description="how often the service looks which version the alias names; 0: only when it starts")
+    hours_ahead: int = Field(
+        ge=1,
+        description="hours that a transaction may lie after the last one; more is taken for a mistake, since no earlier one could follow",
+    )
     rules: str = Field(description="file of the rules that stand above the model; empty: none")
     n_reasons: int = Field(ge=1, le=20, description="reasons in an answer")
     simulated_rows: int = Field(ge=10_000, description="transactions to simulate when there is no data")

@@ -31,8 +31,8 @@ from .messages import CANNOT_LOAD, NOT_ANSWERED, About, Label, Ready, Record, Un
 from .service import REFUSED, Service, alone, follow
 from ..ledger import Entry, IdTaken, LogFailed
 from ..schemas import DecisionResponse, TransactionRequest
+from ..scoring import REFUSALS
 from ..settings import settings
-from ..state import OutOfOrder
 
 # %% ../../nbs/60_api.ipynb #0a8450ac
 @asynccontextmanager
@@ -123,7 +123,7 @@ async def _short_answer(scope: Any, message: Any) -> bytes:
         return b""
     try:
         entry = await scope["app"].state.service.decided(TransactionRequest.model_validate_json(message["body"]))
-    except (ValidationError, OutOfOrder, IdTaken, LogFailed, *CANNOT_LOAD):
+    except (ValidationError, LogFailed, *REFUSALS, *CANNOT_LOAD):
         return b""
     return entry.answer.encode()
 

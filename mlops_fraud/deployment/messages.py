@@ -20,7 +20,7 @@ from ..model import UnusableModel
 from ..registry import NoModel
 from ..rules import UnusableRules
 from ..schemas import DecisionResponse, FiredRule, ModelVersion, Thresholds, TransactionRequest, request_complaint
-from ..scoring import NoHistory
+from ..scoring import FarAhead, NoHistory
 from ..state import OutOfOrder
 
 # %% ../../nbs/57_messages.ipynb #6c442ddc
@@ -80,6 +80,7 @@ CANNOT_LOAD = (NoModel, UnusableModel, NoHistory, UnusableRules)
 NOT_ANSWERED = {
     Unknown: (404, "No such decision"),
     OutOfOrder: (409, "Out of order"),
+    FarAhead: (422, "Too far ahead"),
     IdTaken: (422, "Id belongs to another transaction"),
     **dict.fromkeys((*CANNOT_LOAD, LogFailed), (503, "Not ready")),
 }

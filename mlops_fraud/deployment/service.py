@@ -22,12 +22,11 @@ from pydantic import ValidationError
 
 from .. import registry
 from .messages import CANNOT_LOAD, problem_of
-from ..ledger import Entry, IdTaken, LogFailed
+from ..ledger import Entry, LogFailed
 from ..rules import rules_version
 from ..schemas import TransactionRequest
-from ..scoring import Scorer
+from ..scoring import REFUSALS, Refusal, Scorer
 from ..settings import Mendable, settings
-from ..state import OutOfOrder
 
 # %% ../../nbs/58_service.ipynb #5db5db72
 BUCKETS = [t * 10**p for p in (-5, -4, -3, -2) for t in (1, 2, 5)] + [0.1, 0.5, 1.0, 5.0]  # seconds
@@ -74,7 +73,7 @@ class Service:
         "The decision on `tx`; nobody may hear of it before it is `on_disk`."
         return self._timed(DECIDE, Scorer.decide, tx)
 
-    def decide_each(self, transactions: Sequence[TransactionRequest]) -> list[Entry | IdTaken | OutOfOrder]:
+    def decide_each(self, transactions: Sequence[TransactionRequest]) -> list[Entry | Refusal]:
         "The same for many, with what keeps one from being decided in its place."
         return self._timed(BLOCK, Scorer.decide_each, transactions)
 
@@ -82,7 +81,7 @@ class Service:
         start, scorer = time.perf_counter(), self.scorer()
         try:
             return decide(scorer, what)
-        except (OutOfOrder, IdTaken):
+        except REFUSALS:
             raise
         except Exception as reason:  # nobody knows of any; but then the past may be ahead of the log
             self._drop(reason)
