@@ -33,10 +33,14 @@ def show(decision: DecisionResponse) -> None:
                 f"**Expected cost**, in the log's currency: {cost['approve']:,.0f} if approved, "
                 f"{cost['review']:,.0f} if reviewed, {cost['block']:,.0f} if blocked."
             )
+            st.caption(
+                "On average, if the probability is right. The limits above were chosen where they cost least in the "
+                "validation period, so close to a limit the decision need not be the cheapest of the three."
+            )
     with picture:
         st.pyplot(waterfall(decision.explanation), width="stretch")
         st.caption(
-            "Red raises the risk, blue lowers it. The bars start at the average transaction and add up to this one's score, in log-odds."
+            "Orange raises the risk, blue lowers it. The bars start at the average transaction and add up to this one's score, in log-odds."
         )
 
 
