@@ -79,8 +79,9 @@ class Scorer:
             )
         rules = read_rules(chosen.rules_path, version.model.names)
         state = past(history, ledger.parent, version.model.features)
-        _warm_up(version)
-        return cls(version, state, Ledger(ledger, state.history), chosen.n_reasons, rules, chosen.hours_ahead)
+        scorer = cls(version, state, Ledger(ledger, state.history), chosen.n_reasons, rules, chosen.hours_ahead)
+        _warm_up(scorer.explainer)
+        return scorer
 
     def catch_up(self) -> None:
         "Let the state include what was logged since it last did, here or by the scorer that answered before."
@@ -214,13 +215,13 @@ def _first_answer(seen: Entry, tx: TransactionRequest) -> Entry:
         raise IdTaken(f"transaction_id = {tx.transaction_id!r} was answered for another transaction; send a new id")
     return seen
 
-# %% ../nbs/54_scoring.ipynb #7b8c03e6
-def _warm_up(version: Version) -> None:
+# %% ../nbs/54_scoring.ipynb #0a421acb
+def _warm_up(explainer: Explainer) -> None:
     "Have every compiled part of an answer called once, on a past that is thrown away."
-    state, nothing = State(version.model.features), Event(0.0, 0, 0.0, np.uint64(0))
+    state, nothing = State(explainer.model.features), Event(0.0, 0, 0.0, np.uint64(0))
     state.advance(nothing)
-    Explainer(version.model).explain_one(state.read(nothing))
-    Explainer(version.model).explain(state.fold_arrays(stacked([nothing])))
+    explainer.explain_one(state.read(nothing))
+    explainer.explain(state.fold_arrays(stacked([nothing])))
 
 # %% ../nbs/54_scoring.ipynb #c7472897
 def try_rules(path: Path, chosen: Settings | None = None) -> list[Tried]:

@@ -24,6 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .messages import Problem
 from ..settings import Mendable, Settings, settings
 
 # %% ../../nbs/59_access.ipynb #407f7933
@@ -184,8 +185,8 @@ class Refused(HTTPException):
 
     def answer(self) -> JSONResponse:
         "As `application/problem+json` (RFC 9457)."
-        content = {"title": self.title, "status": self.status_code, "detail": self.detail, "errors": []}
-        return JSONResponse(content, self.status_code, self.headers, "application/problem+json")
+        content = Problem(title=self.title, status=self.status_code, detail=self.detail)
+        return JSONResponse(content.model_dump(), self.status_code, self.headers, "application/problem+json")
 
 
 def _unknown(detail: str) -> Refused:
