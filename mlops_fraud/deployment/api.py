@@ -28,7 +28,7 @@ from starlette.requests import ClientDisconnect
 
 from .access import Guard
 from .messages import CANNOT_LOAD, NOT_ANSWERED, About, Label, Ready, Record, Unknown, problem_of, problems
-from .service import REFUSED, Service, alone, follow
+from .service import METRICS, REFUSED, Service, alone, follow
 from ..ledger import Entry, IdTaken, LogFailed
 from ..schemas import DecisionResponse, TransactionRequest
 from ..scoring import REFUSALS
@@ -288,7 +288,7 @@ async def ready(request: Request) -> Ready:
 @app.get("/metrics", response_class=PlainTextResponse)
 async def metrics() -> Response:
     "For Prometheus."
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(METRICS), media_type=CONTENT_TYPE_LATEST)
 
 # %% ../../nbs/60_api.ipynb #c7b6fab0
 class Split(BaseModel):
