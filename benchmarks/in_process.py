@@ -105,13 +105,13 @@ def score(scorer: Scorer, at: Passing) -> None:
 
 @stage("reasons")
 def say_why(scorer: Scorer, at: Passing) -> None:
-    at.reasons = reasons(scorer.version.model.features, at.row, at.shap[:-1], scorer.n_reasons)
+    (at.reasons,) = reasons(scorer.version.model.features, at.row[None], at.shap[None, :-1], scorer.n_reasons)
 
 
 @stage("the transfer that it cashes out, in the log")
 def link(scorer: Scorer, at: Passing) -> None:
     if at.tx.type == "CASH_OUT":
-        scorer.ledger.latest_transfer(at.tx.amount)
+        scorer.ledger.latest_transfers([at.tx.amount])
 
 
 @stage("answer and its JSON")

@@ -6,10 +6,10 @@
 __all__ = ['PATIENCE', 'LAYOUT', 'SCHEMA', 'FIELDS', 'SELECT', 'INSERT', 'Entry', 'Feedback', 'OldLedger', 'LogFailed', 'IdTaken',
            'Ledger']
 
-# %% ../nbs/23_ledger.ipynb #bcf9edb7
+# %% ../nbs/23_ledger.ipynb #67f9515f
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,7 +110,7 @@ class LogFailed(RuntimeError):
 class IdTaken(ValueError):
     "A transaction_id was seen before, with another transaction."
 
-# %% ../nbs/23_ledger.ipynb #df0cb679
+# %% ../nbs/23_ledger.ipynb #25d85ecc
 class Ledger:
     "The log of decisions in the SQLite file at `path`. `history` names the events that came before them."
 
@@ -174,8 +174,7 @@ class Ledger:
 
     def known(self, transaction_ids: Sequence[str]) -> set[str]:
         "Which of these were decided before."
-        asked = ", ".join("?" * len(transaction_ids))
-        query = f"SELECT transaction_id FROM decisions WHERE transaction_id IN ({asked})"
+        query = f"SELECT transaction_id FROM decisions WHERE transaction_id IN ({_asked(transaction_ids)})"
         return {found for (found,) in self.side.execute(query, list(transaction_ids))}
 
     def entries(self) -> Iterator[Entry]:
@@ -183,11 +182,11 @@ class Ledger:
         for row in self.side.execute(f"{SELECT} WHERE history = ? ORDER BY sequence", (self.history,)):
             yield _entry(row)
 
-    def latest_transfer(self, amount: float) -> str | None:
-        "The id of the last logged transfer of exactly `amount`, or None."
-        query = "SELECT transaction_id FROM decisions WHERE type = 'TRANSFER' AND amount = ? AND history = ? ORDER BY sequence DESC LIMIT 1"
-        found = self.side.execute(query, (amount, self.history)).fetchone()
-        return found[0] if found else None
+    def latest_transfers(self, amounts: Collection[float]) -> dict[float, str]:
+        "The id of the last logged transfer of exactly each of `amounts` that was ever transferred."
+        query = f"""SELECT amount, transaction_id, max(sequence) FROM decisions
+                    WHERE type = 'TRANSFER' AND amount IN ({_asked(amounts)}) AND history = ? GROUP BY amount"""
+        return {amount: found for amount, found, _ in self.side.execute(query, (*amounts, self.history))}
 
     def introduce(self, model_version: str, units: dict[str, str]) -> None:
         "Keep a model's features, in its order, with their units: what a decision's numbers mean when the model is gone."
@@ -239,6 +238,10 @@ def _connection(path: Path, patience: float = 5.0) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     return connection
+
+
+def _asked(values: Collection[Any]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
