@@ -36,7 +36,19 @@ def postgres(folder: Path, user: str, password: str, database: str) -> Iterator[
         for above in folder.parents:
             if above.stat().st_uid == 0 and above.stat().st_mode & 0o777 == 0o700:
                 above.chmod(0o711)  # pytest's folders are its user's alone
-    run = [*lesser, postgres_program("initdb"), "-D", str(data), "-U", user, "--pwfile", str(folder / "password"), "-A", "scram-sha-256", "-N"]
+    run = [
+        *lesser,
+        postgres_program("initdb"),
+        "-D",
+        str(data),
+        "-U",
+        user,
+        "--pwfile",
+        str(folder / "password"),
+        "-A",
+        "scram-sha-256",
+        "-N",
+    ]
     subprocess.run(run, check=True, capture_output=True)
     start = [*lesser, postgres_program("postgres"), "-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-k", str(folder)]
     log = (folder / "log").open("wb")
