@@ -44,7 +44,7 @@ RUN (cd usr/local/lib/python3.12 && rm -rf config-* ensurepip idlelib lib2to3 si
     && find /usr/local/lib -type f -name '*.so*' -exec strip --strip-unneeded {} + \
     && apt-get purge -q -y --auto-remove binutils && rm -rf /tmp/* /var/cache/apt /var/lib/apt/lists \
     && mkdir /rootfs && cp -a --parents /etc/group /etc/ld.so.cache /etc/passwd /etc/ssl/certs/ca-certificates.crt /home/fraud /tmp \
-        /usr/local/bin/python3* /usr/local/lib /venv $([ "$PACKAGES" = serve ] || echo /bin /etc /lib /lib64 /usr/bin /usr/lib /var/lib/dpkg) /rootfs \
+        /usr/local/bin/python /usr/local/bin/python3 /usr/local/bin/python3.12 /usr/local/lib /venv $([ "$PACKAGES" = serve ] || echo /bin /etc /lib /lib64 /usr/bin /usr/lib /var/lib/dpkg) /rootfs \
     && cp -L --parents /bin/sh /bin/cat /bin/ls /usr/bin/env /usr/bin/id /rootfs \
     && find /rootfs -type f \( -name '*.so*' -o -path '*/bin/*' \) | xargs ldd 2>/dev/null \
         | grep -o '[[:space:]]/lib[^ ]*' | sort -u | xargs cp -L --parents -t /rootfs

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import boto3
 import httpx
-import mlflow
 import pytest
 import yaml
 from conftest import ROOT, Project, free_port
@@ -101,7 +100,6 @@ def services(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iter
         example = read_rows(project.rows, "validation").x[:5]
         there = project.settings.model_copy(update={"mlflow_tracking_uri": tracking})
         registry.promote(registry.register(registry.load(project.settings).model, example, {}, there), there)
-        mlflow.set_tracking_uri(None)
 
         live = {"KEYS": str(folder / "data/live/keys.txt"), "LEDGER": str(folder / "ledger.sqlite"), "HISTORY": ""}
         api = start(compose.server("api", "8000", "/readyz", **live))
