@@ -104,3 +104,12 @@ def test_each_chapter_leads_on_to_the_next() -> None:
     led = {here.stem: (following := next_chapter(here)) and following.stem for here in NUMBERED}
     order = {here.stem: following.stem for here, following in pairwise(NUMBERED)} | {NUMBERED[-1].stem: None}
     assert led == order
+
+
+# --- The image
+
+
+def test_what_the_dockerfile_copies_is_not_ignored() -> None:
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.M)
+    sources = " ".join(copied).replace("${PACKAGES}", "serve").split()
+    assert sources and set(sources) <= {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}

@@ -4,15 +4,13 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
-from conftest import KAGGLE, free_port
-
-from mlops_fraud.deployment.local import Server, running
+from conftest import KAGGLE
+from engines import s3
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "eu-north-1"}
 
@@ -22,10 +20,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     "The address of an S3-compatible server with a bucket `fraud`."
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = [str(Path(sys.executable).with_name("moto_server")), "-p", str(port)]
-    with running([Server("S3", command, url, "/moto-api/data.json")], tmp_path / "logs", tmp_path):
+    with s3(tmp_path / "logs") as url:
         boto3.client("s3", endpoint_url=url).create_bucket(Bucket="fraud", CreateBucketConfiguration={"LocationConstraint": "eu-north-1"})
         yield url
 
