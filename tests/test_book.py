@@ -67,7 +67,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     leave_executed(project, "25_model", "printed long ago", added=" Another word.")
     made = make_book(project, "_docs")
     assert made.returncode == 0, made.stderr
-    assert "nbs/53_waterfall.ipynb took" in made.stdout and "nbs/99_planted.ipynb took" in made.stdout
+    assert "nbs/63_waterfall.ipynb took" in made.stdout and "nbs/99_planted.ipynb took" in made.stdout
     return project
 
 
@@ -202,7 +202,7 @@ def test_a_stage_shows_the_pipeline_s_run_unless_it_has_been_edited_since(opened
 
 
 def test_the_waterfall_is_drawn(opened) -> None:
-    picture = opened("nbs/53_waterfall.html").locator("img")
+    picture = opened("nbs/63_waterfall.html").locator("img")
     assert picture.evaluate("picture => picture.naturalWidth") > 300
 
 
@@ -215,4 +215,4 @@ def test_search_finds_a_feature_by_its_name(project: Path, page: Page, tmp_path:
         page.goto(f"{server.url}/index.html" if served else (folder / "index.html").as_uri())
         page.get_by_placeholder("Search").click()
         page.get_by_placeholder("Search").press_sequentially(NAMES[0])
-        expect(page.locator(".md-search-result__link[href*='53_waterfall']").first).to_be_visible(timeout=20_000)
+        expect(page.locator(".md-search-result__link[href*='63_waterfall']").first).to_be_visible(timeout=20_000)
