@@ -24,23 +24,25 @@ def steps(told: Explanation, n_shown: int) -> list[tuple[str, float]]:
     found = [(label(name), told.shap[name]) for name in shown]
     return found + ([(f"{len(others)} other features", sum(told.shap[name] for name in others))] if others else [])
 
-# %% ../nbs/63_waterfall.ipynb #10eb61cc
+# %% ../nbs/63_waterfall.ipynb #f1198653
 RAISES, LOWERS = "#D55E00", "#0072B2"
 
 
-def waterfall(told: Explanation, n_shown: int = 9) -> Figure:
-    "The waterfall of an answer's explanation: its `n_shown` strongest parts, and the others as one."
+def waterfall(told: Explanation, n_shown: int = 9, ink: str = "black") -> Figure:
+    "The waterfall of an answer's explanation: its `n_shown` strongest parts, and the others as one; `ink` is the colour of the letters, on any ground."
     taken = steps(told, n_shown)[::-1]
-    figure = Figure(figsize=(7.5, 0.4 * len(taken) + 1), layout="constrained")
-    axes, at = figure.subplots(), told.base
+    figure = Figure(figsize=(6.4, 0.36 * len(taken) + 0.9), layout="constrained", facecolor="none")
+    axes, at = figure.subplots(subplot_kw={"facecolor": "none"}), told.base
+    axes.tick_params(colors=ink)
     for height, (_, part) in enumerate(taken):
         axes.barh(height, part, left=at, color=RAISES if part > 0 else LOWERS)
         axes.plot([at + part] * 2, [height, height + 1], color="grey", lw=0.8)
-        axes.annotate(f"{part:+.2f}", (max(at, at + part), height), (4, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.annotate(f"{part:+.2f}", (max(at, at + part), height), (4, 0), textcoords="offset points", va="center", fontsize=9, color=ink)
         at += part
     axes.set_yticks(range(len(taken)), [label for label, _ in taken])
     axes.margins(x=0.12)
     axes.axvline(told.base, color="grey", ls=":", lw=0.8)
-    axes.set_xlabel(f"log-odds of fraud, from {told.base:.2f} (average) to {told.margin:.2f} (this one)")
+    axes.set_xlabel(f"log-odds of fraud, from {told.base:.2f} (average) to {told.margin:.2f} (this one)", color=ink)
     axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(ink)
     return figure

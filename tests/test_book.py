@@ -142,7 +142,7 @@ def test_every_link_leads_somewhere_and_nothing_comes_from_elsewhere(project: Pa
     for folder, kind in (("nbs", "[0-9]*.ipynb"), ("reports", "*.md")):
         stems = {path.stem.replace("README", "index") for path in (project / folder).glob(kind)}  # as mkdocs names it
         assert {f"{folder}/{stem}.html" for stem in stems} <= names
-    assert {"index.html", "CONTRIBUTING.html", "settings.ini.html", "streamlit_app/pages.html"} <= names
+    assert {"index.html", "CONTRIBUTING.html", "settings.ini.html", "streamlit_app/views.html"} <= names
     assert sum(seen.pictures for seen in visits.values()) >= len(list((project / "reports/figures").rglob("*.png")))
 
 

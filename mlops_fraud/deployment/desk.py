@@ -8,7 +8,7 @@ __all__ = ['router', 'LATELY', 'PULSE', 'SLICES', 'EDGES', 'BEFORE', 'service_of
            'Action', 'Assignment', 'Finding', 'take', 'assign', 'conclude', 'undo', 'Dossier', 'transaction', 'Figure',
            'Nearest', 'nearest', 'Monitor', 'monitor', 'Reasons', 'reasons', 'Registered', 'versions']
 
-# %% ../../nbs/59_desk.ipynb #92d06076
+# %% ../../nbs/59_desk.ipynb #5f0fe36f
 import asyncio
 import datetime as dt
 import sqlite3
@@ -24,12 +24,14 @@ from starlette.exceptions import HTTPException
 
 from .. import casework, registry
 from ..casework import PAGE, Alert, Casework, Filter, Other, Outcome, Step
-from ..counterfactual import Change, nearest_changes, nearest_figures
+from ..counterfactual import Change, nearest_changes, nearest_figures, rows_of
 from .messages import Record, Unknown, problems
 from .service import REFUSED, SECONDS, Service
 from ..explain import sentence
+from ..features import Event
 from ..ledger import Ledger, LogFailed
 from ..schemas import DecisionResponse, ModelVersion, TransactionRequest, Verdict
+from ..state import State
 
 # %% ../../nbs/59_desk.ipynb #aaf01f28
 router = APIRouter(responses=problems())
@@ -67,9 +69,10 @@ def _name(request: Request, said: str | None) -> str:
         raise HTTPException(422, "by is missing; without keys, say who you are")
     return name
 
-# %% ../../nbs/59_desk.ipynb #c6329efe
+# %% ../../nbs/59_desk.ipynb #4dea5570
 async def open_casework(service: Service) -> Casework:
     "The casework on the log; its tables and indexes are made if they are not there yet, which takes seconds on a long log."
+    rows_of(State(service.scorer().version.model.features), [Event(0.0, 0, 0.0, np.uint64(0))])  # compiled now, not while someone waits
     return await service.write(Casework)
 
 
