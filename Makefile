@@ -1,6 +1,6 @@
 # Settings pass through: make run API_PORT=8100 SIMULATED_ROWS=200000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-.PHONY: help run test data lab docs ship hooks check bench bench-load bench-pipeline bench-features clean lock
+.PHONY: help run test data lab docs ship hooks check bench bench-load bench-pipeline bench-features bench-app screenshots clean lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -58,6 +58,14 @@ bench-pipeline:  ## each stage's seconds and memory, and pandas' (FILE=path.parq
 bench-features:  ## what each feature costs (ARGS="--events 100000")
 	@scripts/environment run
 	@exec python benchmarks/features.py $(ARGS)
+
+bench-app:  ## each page's time to first content, and each filter's, with a million stored decisions (ARGS="--decisions 100000")
+	@scripts/environment test
+	@CHROMIUM=$$(scripts/browser) && export CHROMIUM && exec python benchmarks/pages.py $(ARGS)
+
+screenshots:  ## every page of the app, light and dark, on a small model of its own; reports/figures/app/
+	@scripts/environment test
+	@exec python scripts/screenshots "$$(scripts/browser)"
 
 lock:  ## resolve pyproject.toml into requirements/ (ARGS=--upgrade for newer versions)
 	@scripts/lock $(ARGS)

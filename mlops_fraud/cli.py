@@ -121,11 +121,11 @@ def rollback() -> None:
 
     print(f"{settings().model_name} version {registry.rollback()} answers as {settings().model_alias} again")
 
-# %% ../nbs/80_cli.ipynb #e70b42d6
+# %% ../nbs/80_cli.ipynb #ef098cf9
 @app.command("key")
 def key_command(
     name: Annotated[str, typer.Argument(help="who will have it")],
-    role: Annotated[str, typer.Argument(help="what it may be used for: score, feedback or admin")],
+    role: Annotated[str, typer.Argument(help="what it may be used for: score, viewer, analyst or admin")],
 ) -> None:
     "Make a key for a client of the API, and print it once; only its hash is kept."
     from mlops_fraud.deployment.access import new_key

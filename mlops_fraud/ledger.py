@@ -20,9 +20,9 @@ import polars as pl
 from .schemas import COLUMNS, DTYPES, TransactionRequest
 from .settings import Mendable
 
-# %% ../nbs/23_ledger.ipynb #a75bec33
+# %% ../nbs/23_ledger.ipynb #0f2601b8
 PATIENCE = 0.05  # seconds that a writer waits for another: all who ask wait with it
-LAYOUT = 2  # raise it with every change of the tables
+LAYOUT = 3  # raise it with every change of the tables
 SCHEMA = f"""
 PRAGMA user_version = {LAYOUT};
 CREATE TABLE IF NOT EXISTS decisions (
@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS models (
 CREATE TABLE IF NOT EXISTS feedback (
     sequence       INTEGER PRIMARY KEY,
     transaction_id TEXT NOT NULL,
-    fraud          INTEGER NOT NULL,
+    fraud          INTEGER,
     by             TEXT NOT NULL,
     given_at       TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 ) STRICT;
@@ -75,7 +75,7 @@ FIELDS = (
 SELECT = f"SELECT {', '.join(FIELDS)} FROM decisions"
 INSERT = f"INSERT INTO decisions ({', '.join(FIELDS)}) VALUES ({', '.join('?' * len(FIELDS))})"
 
-# %% ../nbs/23_ledger.ipynb #841b393a
+# %% ../nbs/23_ledger.ipynb #7eb42dfc
 class Entry(NamedTuple):
     "A decision as it was made."
 
@@ -94,7 +94,7 @@ class Entry(NamedTuple):
 class Feedback:
     "What someone says that a transaction was."
 
-    fraud: bool
+    fraud: bool | None  # None: what was said before is taken back
     by: str
     given_at: str  # UTC
 
@@ -202,14 +202,14 @@ class Ledger:
         "The models that were introduced."
         return [version for (version,) in self.side.execute("SELECT model_version FROM models")]
 
-    def give_feedback(self, transaction_id: str, fraud: bool, by: str) -> None:
-        "Put a label on disk. The last one on a transaction counts; none is lost."
-        self.connection.execute("INSERT INTO feedback (transaction_id, fraud, by) VALUES (?, ?, ?)", (transaction_id, int(fraud), by))
+    def give_feedback(self, transaction_id: str, fraud: bool | None, by: str) -> None:
+        "Put a label on disk, or take back what was said before (None). The last one on a transaction counts; none is lost."
+        self.connection.execute("INSERT INTO feedback (transaction_id, fraud, by) VALUES (?, ?, ?)", (transaction_id, fraud, by))
 
     def feedback(self, transaction_id: str) -> list[Feedback]:
         "All labels given to a transaction, the first one first."
         query = "SELECT fraud, by, given_at FROM feedback WHERE transaction_id = ? ORDER BY sequence"
-        return [Feedback(bool(fraud), by, at) for fraud, by, at in self.side.execute(query, (transaction_id,))]
+        return [Feedback(None if fraud is None else bool(fraud), by, at) for fraud, by, at in self.side.execute(query, (transaction_id,))]
 
     def frauds(self) -> frozenset[str]:
         "The ids of the transactions whose last label says fraud."

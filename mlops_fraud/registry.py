@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENT', 'NoModel', 'connect', 'use_experiment', 'git_commit', 'data_version', 'Version', 'register',
-           'champion_tags', 'promote', 'rollback', 'load']
+           'champion_tags', 'promote', 'rollback', 'versions', 'load']
 
-# %% ../nbs/26_registry.ipynb #87836ec0
+# %% ../nbs/26_registry.ipynb #c6e2a0ae
+import datetime as dt
 import json
 import os
 import subprocess
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -146,6 +147,24 @@ def rollback(to: Settings | None = None) -> str:
         raise NoModel(f"version {current['version']} of {chosen.model_name} replaced no other; there is nothing to go back to")
     client.set_registered_model_alias(chosen.model_name, chosen.model_alias, before)
     return before
+
+# %% ../nbs/26_registry.ipynb #3e7a204d
+def versions(to: Settings | None = None) -> list[dict[str, Any]]:
+    "The registered versions, the newest first: `version`, its `aliases`, when it was `registered_at` (UTC) and the `metrics` of its run."
+    client, chosen = connect(to), to or settings()
+    aliases: dict[str, list[str]] = {}
+    for alias, version in (client.get_registered_model(chosen.model_name).aliases if champion_tags(to) else {}).items():
+        aliases.setdefault(str(version), []).append(alias)
+    found = client.search_model_versions(f"name = '{chosen.model_name}'")
+    return [
+        {
+            "version": str(v.version),
+            "aliases": aliases.get(str(v.version), []),
+            "registered_at": dt.datetime.fromtimestamp(v.creation_timestamp / 1000, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "metrics": client.get_run(v.run_id).data.metrics if v.run_id else {},
+        }
+        for v in sorted(found, key=lambda v: -int(v.version))
+    ]
 
 # %% ../nbs/26_registry.ipynb #e60cb780
 def load(to: Settings | None = None) -> Version:

@@ -67,7 +67,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     leave_executed(project, "25_model", "printed long ago", added=" Another word.")
     made = make_book(project, "_docs")
     assert made.returncode == 0, made.stderr
-    assert "nbs/53_waterfall.ipynb took" in made.stdout and "nbs/99_planted.ipynb took" in made.stdout
+    assert "nbs/63_waterfall.ipynb took" in made.stdout and "nbs/99_planted.ipynb took" in made.stdout
     return project
 
 
@@ -142,7 +142,7 @@ def test_every_link_leads_somewhere_and_nothing_comes_from_elsewhere(project: Pa
     for folder, kind in (("nbs", "[0-9]*.ipynb"), ("reports", "*.md")):
         stems = {path.stem.replace("README", "index") for path in (project / folder).glob(kind)}  # as mkdocs names it
         assert {f"{folder}/{stem}.html" for stem in stems} <= names
-    assert {"index.html", "CONTRIBUTING.html", "settings.ini.html", "streamlit_app/pages.html"} <= names
+    assert {"index.html", "CONTRIBUTING.html", "settings.ini.html", "streamlit_app/views.html"} <= names
     assert sum(seen.pictures for seen in visits.values()) >= len(list((project / "reports/figures").rglob("*.png")))
 
 
@@ -202,7 +202,7 @@ def test_a_stage_shows_the_pipeline_s_run_unless_it_has_been_edited_since(opened
 
 
 def test_the_waterfall_is_drawn(opened) -> None:
-    picture = opened("nbs/53_waterfall.html").locator("img")
+    picture = opened("nbs/63_waterfall.html").locator("img")
     assert picture.evaluate("picture => picture.naturalWidth") > 300
 
 
@@ -215,4 +215,4 @@ def test_search_finds_a_feature_by_its_name(project: Path, page: Page, tmp_path:
         page.goto(f"{server.url}/index.html" if served else (folder / "index.html").as_uri())
         page.get_by_placeholder("Search").click()
         page.get_by_placeholder("Search").press_sequentially(NAMES[0])
-        expect(page.locator(".md-search-result__link[href*='53_waterfall']").first).to_be_visible(timeout=20_000)
+        expect(page.locator(".md-search-result__link[href*='63_waterfall']").first).to_be_visible(timeout=20_000)

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, expect
 
 from mlops_fraud.deployment.local import Server, running
 
-CHAPTER, LINKED = "53_waterfall.ipynb", "50_explain.ipynb"
+CHAPTER, LINKED = "63_waterfall.ipynb", "50_explain.ipynb"
 
 
 def test_a_chapter_runs_in_the_browser_and_links_to_others(clone: Path, browser: Browser, tmp_path: Path) -> None:

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'Explain', 'Key', 'BLOCK', 'AHEAD', 'LONGEST', 'MOST', 'TRANSACTION', 'ANSWER', 'BATCH', 'ANSWERS', 'Id',
-           'ABOUT', 'lifespan', 'service_of', 'predict', 'what_if', 'ShortWay', 'Lines', 'predict_batch', 'decision',
-           'feedback', 'model', 'alive', 'ready', 'metrics', 'Split', 'Invocation', 'Predictions', 'ping',
-           'invocations', 'with_problem', 'documentation']
+           'ABOUT', 'lifespan', 'predict', 'what_if', 'ShortWay', 'Lines', 'predict_batch', 'decision', 'feedback',
+           'model', 'alive', 'ready', 'metrics', 'Split', 'Invocation', 'Predictions', 'ping', 'invocations',
+           'with_problem', 'documentation']
 
-# %% ../../nbs/60_api.ipynb #0b14238e
+# %% ../../nbs/60_api.ipynb #9a0a4ac9
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
@@ -27,14 +27,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from .access import Guard
-from .messages import CANNOT_LOAD, NOT_ANSWERED, About, Label, Ready, Record, Unknown, problem_of, problems
+from .desk import Action, Assignment, Finding, open_casework, record_of, router, service_of
+from .messages import CANNOT_LOAD, NOT_ANSWERED, About, Label, Ready, Record, problem_of, problems
 from .service import METRICS, REFUSED, Service, alone, follow
 from ..ledger import Entry, IdTaken, LogFailed
 from ..schemas import DecisionResponse, TransactionRequest
 from ..scoring import REFUSALS
 from ..settings import settings
 
-# %% ../../nbs/60_api.ipynb #0a8450ac
+# %% ../../nbs/60_api.ipynb #4842fb1d
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     "Load the scorer, if there is a model, and follow the alias."
@@ -44,6 +45,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.scorer()
     except CANNOT_LOAD as reason:
         print(f"not ready: {reason}", flush=True)
+    app.state.casework = await open_casework(service) if service.loaded else None
     following = asyncio.create_task(follow(service, settings().follow_seconds)) if settings().follow_seconds else None
     yield
     if following:
@@ -57,11 +59,7 @@ app = FastAPI(
     lifespan=lifespan,
     responses=problems(),
 )
-
-
-def service_of(request: Request) -> Service:
-    "The process's service."
-    return request.app.state.service
+app.include_router(router)
 
 # %% ../../nbs/60_api.ipynb #ca71d47a
 Explain = Annotated[Literal["reasons", "full"], Query(description="full: every feature's value and SHAP value, adding up to the margin")]
@@ -238,27 +236,22 @@ async def predict_batch(request: Request) -> Response:
         answers += await service_of(request).answer_each(block)
     return Response(b"[" + b",".join(answers) + b"]", media_type="application/json")
 
-# %% ../../nbs/60_api.ipynb #e701efb5
+# %% ../../nbs/60_api.ipynb #2bc6d1fc
 Id = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 @app.get("/decisions/{transaction_id}", responses=problems(404, 422))
 async def decision(transaction_id: Id, request: Request) -> Record:
     "A decision as it was made, whichever model made it, and what people said of it later."
-    scorer = service_of(request).scorer()
-    entry = scorer.ledger.find(transaction_id)
-    if entry is None:
-        raise Unknown(f"transaction_id = {transaction_id!r} was never decided; look it up in the answer to POST /predict")
-    answer = DecisionResponse.model_validate_json(scorer.in_full(entry))
-    return Record(request=entry.request, answer=answer, feedback=scorer.ledger.feedback(transaction_id))
+    return record_of(service_of(request), transaction_id)
 
 
 @app.post("/feedback", responses=problems(400, 404, 408, 413, 422))
 async def feedback(label: Label, request: Request) -> Record:
     "Keep what someone says that a transaction was. The last word counts; none is lost."
-    record = await decision(label.transaction_id, request)
-    await service_of(request).give_feedback(label.transaction_id, label.fraud, label.by)
-    return record.model_copy(update={"feedback": service_of(request).scorer().ledger.feedback(label.transaction_id)})
+    record_of(service_of(request), label.transaction_id)
+    await service_of(request).write(lambda ledger: ledger.give_feedback(label.transaction_id, label.fraud, label.by))
+    return record_of(service_of(request), label.transaction_id)
 
 # %% ../../nbs/60_api.ipynb #7a3e9ba8
 @app.get("/model")
@@ -346,8 +339,10 @@ async def invocations(sent: Invocation, request: Request) -> Predictions:
     found = await asyncio.to_thread(model.probability, np.ascontiguousarray(rows)) if len(rows) else rows
     return Predictions(predictions=found.tolist())
 
-# %% ../../nbs/60_api.ipynb #f45d2724
-ABOUT: dict[str, type[BaseModel]] = {"/feedback": Label, "/invocations": Invocation}
+# %% ../../nbs/60_api.ipynb #a1b94031
+ABOUT: dict[str, type[BaseModel]] = {
+    "/feedback": Label, "/invocations": Invocation, "/desk/take": Action, "/desk/undo": Action, "/desk/assign": Assignment, "/desk/conclude": Finding,
+}  # fmt: skip
 
 
 async def with_problem(request: Request, error: Exception) -> JSONResponse:

@@ -6,7 +6,7 @@
 __all__ = ['BUCKETS', 'METRICS', 'STAGES', 'SECONDS', 'DECIDE', 'BLOCK', 'LOG', 'DECISIONS', 'DECIDED', 'REFUSED', 'EVENTS',
            'SWAPS', 'REST', 'RETRY_AFTER', 'Service', 'settle', 'LogTaken', 'alone', 'follow', 'successor_of']
 
-# %% ../../nbs/58_service.ipynb #1221a549
+# %% ../../nbs/58_service.ipynb #3ae6fa00
 import asyncio
 import fcntl
 import gc
@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from .. import registry
 from .messages import CANNOT_LOAD, problem_of
-from ..ledger import Entry, LogFailed
+from ..ledger import Entry, Ledger, LogFailed
 from ..rules import rules_version
 from ..schemas import TransactionRequest
 from ..scoring import REFUSALS, Refusal, Scorer
@@ -42,7 +42,7 @@ REFUSED = Counter("mlops_fraud_refused", "Requests, or lines of a batch, answere
 EVENTS = Gauge("mlops_fraud_events", "Events that the past holds", registry=METRICS)
 SWAPS = Counter("mlops_fraud_swaps", "Times that another model or other rules took over", registry=METRICS)
 
-# %% ../../nbs/58_service.ipynb #cd98db36
+# %% ../../nbs/58_service.ipynb #9dcf3945
 REST = 1.0  # seconds after the log failed: loading takes time that others need
 
 
@@ -136,14 +136,13 @@ class Service:
         for entry in entries:
             DECIDED[entry.decision].inc()
 
-    async def give_feedback(self, transaction_id: str, fraud: bool, by: str) -> None:
-        "Put a label on disk, in turn with the decisions. Raises `LogFailed`."
+    async def write[Made](self, work: Callable[[Ledger], Made]) -> Made:
+        "Let `work` write what people say to the log, in turn with the decisions. Raises `LogFailed`."
         try:
             async with self.log:
-                give = self.scorer().ledger.give_feedback
-                await asyncio.get_running_loop().run_in_executor(self.disk, give, transaction_id, fraud, by)
+                return await asyncio.get_running_loop().run_in_executor(self.disk, work, self.scorer().ledger)
         except sqlite3.Error as reason:
-            raise LogFailed(f"the log cannot be written ({reason}); send the label again") from None
+            raise LogFailed(f"the log cannot be written ({reason}); say it again") from None
 
     async def answer_each(self, bodies: Sequence[bytes]) -> list[bytes]:
         "To each transaction of a batch its answer or its problem, as JSON; one wait for the disk."

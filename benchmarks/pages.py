@@ -1,0 +1,189 @@
+"""The app on a long log: time to first content of each page, and to the answer of each filter, in a real browser.
+
+    make bench-app ARGS="--decisions 100000"
+
+The log is filled by the scorer itself, some alerts are labelled, and a browser is the clock: from the click to the moment when
+what was asked for stands on the page. Each figure is the median of some visits; the first visit, which also loads code, is told apart.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import batched
+from pathlib import Path
+
+import httpx
+from pipeline import table
+from playwright.sync_api import Page, expect, sync_playwright
+from world import World, prepare, register
+
+from mlops_fraud import casework
+from mlops_fraud.casework import Casework, Filter
+from mlops_fraud.deployment.local import running, servers
+from mlops_fraud.ledger import Ledger
+from mlops_fraud.schemas import TransactionRequest
+from mlops_fraud.scoring import Scorer
+from mlops_fraud.settings import project_root, read_settings
+from mlops_fraud.state import past
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+LOG = "app.sqlite"
+PORTS = {"API_PORT": "18810", "APP_PORT": "18811"}
+TOGETHER = 512  # decisions with one wait for the disk
+VISITS = 5
+LABELLED = 2_000
+CONTENT = {
+    "": "Decisions / s", "queue": "alerts pass the filters", "transaction": "chance of fraud", "score": "The past holds",
+    "model": "Alerts a day", "monitor": "What the model says", "data": "What it says",
+}  # fmt: skip
+
+
+def fill(world: World, n: int) -> tuple[float, float]:
+    "Decide `n` transactions into the log; microseconds each, without and with the casework's indexes (the last tenth)."
+    ledger = Ledger(world.folder / LOG)
+    scorer, took = Scorer(world.version, past(None, world.folder, world.model.features), ledger), [0.0, 0.0]
+    rows = enumerate(world.after.head(n).iter_rows(named=True))
+    for i, some in enumerate(batched(rows, TOGETHER)):
+        indexed = i * TOGETHER >= 0.9 * n
+        if indexed and not took[1]:
+            Casework(ledger)
+        transactions = [TransactionRequest.model_validate({"transaction_id": f"t-{number}", **row}) for number, row in some]
+        start = time.perf_counter()
+        scorer.decide_each(transactions)
+        scorer.flush()
+        took[indexed] += time.perf_counter() - start
+    work = Casework(ledger)
+    for fraud in (True, False):
+        worst = [alert.transaction_id for alert in work.alerts(Filter(status="new"), n=LABELLED // 2).alerts]
+        casework.conclude(ledger, worst, fraud, "Ada")
+    ledger.close()
+    return 1e6 * took[0] / (0.9 * n), 1e6 * took[1] / (0.1 * n)
+
+
+def median(run: Callable[[], None]) -> tuple[float, float]:
+    "Milliseconds of the first run and the median of the others."
+    took = []
+    for _ in range(1 + VISITS):
+        start = time.perf_counter()
+        run()
+        took.append(1e3 * (time.perf_counter() - start))
+    return took[0], statistics.median(took[1:])
+
+
+def visits(page: Page, url: str, worst: str) -> dict[str, tuple[float, float]]:
+    "Of each page: from the address to its first content."
+
+    def visit(path: str, says: str) -> None:
+        page.goto(f"{url}/{path}" + (f"?id={worst}" if path == "transaction" else ""))
+        expect(page.get_by_text(says).first).to_be_visible(timeout=120_000)
+
+    return {path or "live": median(lambda path=path, says=says: visit(path, says)) for path, says in CONTENT.items()}  # type: ignore[misc]
+
+
+def filters(page: Page, url: str) -> dict[str, tuple[float, float]]:
+    "Of each filter of the queue: from the last key or click to the caption that says what passes it."
+    page.goto(f"{url}/queue")
+    caption = page.get_by_text("alerts pass the filters").or_(page.get_by_text("No alert"))
+    expect(caption).to_be_visible(timeout=120_000)
+
+    def until_changed(act: Callable[[], None]) -> None:
+        before = page.get_by_test_id("stMain").inner_text()
+        act()
+        page.wait_for_function("before => document.querySelector('[data-testid=stMain]').innerText !== before", arg=before, polling=5)
+        page.wait_for_function("() => !document.querySelector('[data-stale=true]')", polling=5)
+
+    amounts = iter(range(1_000, 10**6, 1_000))
+
+    def choose(label: str, options: list[str]) -> Callable[[], None]:
+        turns = iter(options * VISITS)
+
+        def once() -> None:
+            page.get_by_label(label).first.click()
+            option = page.get_by_role("option", name=next(turns), exact=True)
+            option.wait_for()
+            until_changed(option.click)
+
+        return once
+
+    def type_amount() -> None:
+        page.get_by_label("Amount from", exact=True).fill(str(next(amounts)))
+        until_changed(lambda: page.keyboard.press("Enter"))
+
+    states = iter(["in review", "fraud", "genuine", "new"] * VISITS)
+    return {
+        "type": median(choose("Type", ["TRANSFER", "CASH_OUT"])),
+        "decision": median(choose("Decision", ["block", "review"])),
+        "amount": median(type_amount),
+        "status": median(lambda: until_changed(page.get_by_text(f"{next(states)} ·").click)),
+        "next page": median(lambda: until_changed(page.get_by_role("button", name="Next").click)),
+    }
+
+
+def asked(url: str, worst: str) -> dict[str, tuple[float, float]]:
+    "Of each question to the API."
+    recipient = httpx.get(f"{url}/desk/transactions/{worst}").json()["alert"]["recipient"]
+    paths = [
+        "live?minutes=10080",
+        "alerts",
+        "alerts?type=TRANSFER&at_least=100000",
+        f"alerts?recipient={recipient}",
+        f"transactions/{worst}",
+        f"nearest/{worst}",
+        "monitor",
+        "reasons",
+    ]
+
+    def ask(path: str) -> None:
+        assert httpx.get(f"{url}/desk/{path}", timeout=60).status_code == 200
+
+    return {path.replace(worst, "{id}").replace(recipient, "{account}"): median(lambda path=path: ask(path)) for path in paths}  # type: ignore[misc]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--decisions", type=int, default=1_000_000)
+    parser.add_argument("--trees", type=int, default=300)
+    given, root = parser.parse_args(), project_root()
+    with tempfile.TemporaryDirectory() as temporary:
+        world = prepare(Path(temporary), 50_000, given.decisions, given.trees)
+        os.environ.update(
+            PORTS
+            | {
+                "MLFLOW_TRACKING_URI": f"sqlite:///{world.folder}/mlflow.db",
+                "LEDGER": str(world.folder / LOG),
+                "HISTORY": "",
+                "FOLLOW_SECONDS": "0",
+            }
+        )
+        register(world)
+        plain, indexed = fill(world, given.decisions)
+        print(
+            f"{given.decisions:,} decisions, {(world.folder / LOG).stat().st_size / 1e9:.2f} GB; a decision took {plain:.0f} µs without the casework's indexes, {indexed:.0f} µs with them",
+            flush=True,
+        )
+        api, app, _ = servers(root, read_settings())
+        with running([api, app], world.folder / "logs", root), sync_playwright() as playwright:
+            worst = httpx.get(f"{api.url}/desk/alerts", timeout=60).json()["alerts"][0]["transaction_id"]
+            browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM"), args=FLAGS)
+            page = browser.new_page(viewport={"width": 1280, "height": 1000})
+            for title, found in (
+                ("the API's answer", asked(api.url, worst)),
+                ("page", visits(page, app.url, worst)),
+                ("filter of the queue", filters(page, app.url)),
+            ):
+                print(
+                    "\n"
+                    + table(
+                        f"{title} | first, ms | median of the next, ms",
+                        [[name, f"{first:,.0f}", f"{then:,.0f}"] for name, (first, then) in found.items()],
+                    ),
+                    flush=True,
+                )
+            browser.close()
+
+
+if __name__ == "__main__":
+    main()

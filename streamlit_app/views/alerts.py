@@ -1,0 +1,161 @@
+"""The queue: alerts, worst expected loss first, and what analysts do about them."""
+
+from typing import Any
+
+import polars as pl
+import streamlit as st
+from client import Told, Unanswered, act, queue
+from look import BADGES, frame, may_say, money, page, tell
+
+from mlops_fraud.schemas import TYPES
+
+STATES = ("new", "in review", "fraud", "genuine")
+COLUMNS = {
+    "loss": "Expected loss", "amount": "Amount", "probability": "Chance of fraud", "decision": "Decision", "type": "Type", "step": "Hour",
+    "recipient": "Recipient", "legs": "Legs", "status": "Status", "assignee": "With", "transaction_id": "Transaction",
+}  # fmt: skip
+CONFIG = {
+    "Expected loss": st.column_config.NumberColumn(
+        format="compact", help="Chance of fraud times amount: what approving it would cost on average."
+    ),
+    "Amount": st.column_config.NumberColumn(format="localized", help="In the log's currency."),
+    "Chance of fraud": st.column_config.NumberColumn(
+        format="percent", help="Of a hundred transactions with this figure, about so many are fraud."
+    ),
+    "Decision": st.column_config.TextColumn(help="What the service did: hold it for review, or block it."),
+    "Hour": st.column_config.NumberColumn(help="Hours since the log began."),
+    "Legs": st.column_config.NumberColumn(help="Transactions in its case: a transfer and the cash-outs of just its amount."),
+    "With": st.column_config.TextColumn(help="Who has it, or found what it was."),
+}
+
+
+def filters() -> dict[str, Any]:
+    "What the person wants to see."
+    first = st.columns([1, 1, 1, 1, 1.4, 1], vertical_alignment="bottom")
+    kind = first[0].selectbox("Type", ["all", *TYPES], key="kind")
+    decision = first[1].selectbox("Decision", ["all", *list(BADGES)[1:]], key="decision")
+    least = first[2].number_input("Amount from", 0.0, value=None, step=1_000.0, key="least", help="In the log's currency.")
+    hours = first[3].selectbox("Time", ["all", "last hour", "last day", "last week"], key="hours", help="By the log's own clock.")
+    recipient = first[4].text_input("Recipient", key="recipient", placeholder="an account's whole name")
+    mine = first[5].toggle("Only mine", key="mine")
+    chosen = {"type": kind, "decision": decision, "at_least": least, "recipient": recipient.strip()}
+    if mine:
+        person = st.session_state.get("person")
+        chosen["assignee"] = (person and person.name) or st.session_state.get("name") or "nobody"
+    if hours != "all":
+        chosen["since"] = max(st.session_state.get("step", 0) - {"last hour": 0, "last day": 23, "last week": 167}[hours], 0)
+    return {name: value for name, value in chosen.items() if value not in (None, "", "all")}
+
+
+def turn(found: Told | None) -> None:
+    "Forward to the page after `found`, or back to the first."
+    st.session_state.after = [*st.session_state.after, found.after] if found else st.session_state.after[:-1]
+    st.session_state.drawn += 1
+
+
+def do(action: str, ids: list[str], did: str, **more: Any) -> None:
+    "Let the API do it, remember it for the undo, and draw the queue again without a selection."
+    try:
+        outcome = act(action, ids, **more)
+    except Unanswered as reason:
+        st.toast(str(reason), icon=":material/warning:")
+        return
+    tell(outcome, did)
+    if action != "undo" and outcome.done:
+        st.session_state.last = outcome.done
+    elif action == "undo":
+        st.session_state.last = []
+    st.session_state.drawn += 1
+
+
+def buttons(ids: list[str]) -> None:
+    "What can be done with the selected alerts, each with its key."
+    barred, last = may_say(), st.session_state.last
+    places = st.columns([1, 1, 1, 1.3, 1, 1.3], vertical_alignment="bottom")
+    none, more = (
+        not ids or bool(barred),
+        {"whole_case": places[5].toggle("Whole case", key="whole", help="Do it to all legs of the selected alerts' cases.")},
+    )
+    places[0].button("Take", shortcut="t", disabled=none, on_click=do, args=("take", ids, "taken"), kwargs=more, width="stretch")
+    places[1].button(
+        "Fraud",
+        shortcut="f",
+        disabled=none,
+        on_click=do,
+        args=("conclude", ids, "labelled fraud"),
+        kwargs={**more, "fraud": True},
+        width="stretch",
+    )
+    places[2].button(
+        "Genuine",
+        shortcut="g",
+        disabled=none,
+        on_click=do,
+        args=("conclude", ids, "labelled genuine"),
+        kwargs={**more, "fraud": False},
+        width="stretch",
+    )
+    places[3].button(
+        "Undo",
+        shortcut="u",
+        disabled=bool(barred) or not (ids or last),
+        on_click=do,
+        args=("undo", ids or last, "undone"),
+        kwargs=more if ids else {},
+        width="stretch",
+        help="The last step on the selected alerts, or else your last action.",
+    )
+    if places[4].button("Open", shortcut="o", disabled=len(ids) != 1, width="stretch", help="All about the one that is selected."):
+        st.switch_page("views/transaction.py", query_params={"id": ids[0]})
+    if barred:
+        st.caption(barred)
+
+
+def body() -> None:
+    for name, start in (("after", []), ("last", []), ("drawn", 0)):
+        st.session_state.setdefault(name, start)
+    chosen = filters()
+    status = st.session_state.get("status", "new")
+    wanted = {**chosen, **({"status": status} if status else {})}
+    if st.session_state.get("wanted") != wanted:
+        st.session_state.wanted, st.session_state.after = wanted, []
+    found = queue({**wanted, **({"after": st.session_state.after[-1]} if st.session_state.after else {})})
+    st.session_state.step = found.step
+    totals = {state: found.totals.get(state, (0, 0.0)) for state in STATES}
+    st.segmented_control(
+        "Status", STATES, default="new", key="status", format_func=lambda s: f"{s} · {totals[s][0]:,}", label_visibility="collapsed"
+    )
+    if not found.alerts:
+        st.info("No alert passes these filters." if chosen or status else "No alert yet: nothing was held or blocked.")
+        return
+    rows = frame(
+        found.alerts,
+        {
+            field: title
+            for field, title in COLUMNS.items()
+            if field not in ("status" if status else "", "assignee" if status == "new" else "")
+        },
+    )
+    event = st.dataframe(
+        rows,
+        key=f"table {st.session_state.drawn}",
+        on_select="rerun",
+        selection_mode="multi-row",
+        hide_index=True,
+        column_config=CONFIG,
+        height=min(38 + 35 * rows.height, 560),
+    )
+    ids = [found.alerts[i].transaction_id for i in event.selection.rows]
+    buttons(ids)
+    selected = rows.filter(pl.col("Transaction").is_in(ids))
+    n, loss = totals[status] if status else map(sum, zip(*totals.values()))
+    told = f"{len(ids)} selected, worth {money(float(selected['Amount'].sum()))}. " if ids else ""
+    st.caption(
+        f"{told}{n:,} alerts pass the filters, with an expected loss of {money(loss)}; the worst stand first. Keys: T take, F fraud, G genuine, U undo, O open, N next, B back."
+    )
+    back, forth, _ = st.columns([1, 1, 4])
+    back.button("Back", shortcut="b", disabled=not st.session_state.after, on_click=turn, args=(None,), width="stretch")
+    forth.button("Next", shortcut="n", disabled=not found.after, on_click=turn, args=(found,), width="stretch")
+
+
+page("Queue", body)

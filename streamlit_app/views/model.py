@@ -1,0 +1,247 @@
+"""The model: what it is, where its limits stand and what others would do, what it rests on, and its rivals."""
+
+import json
+
+import altair as alt
+import polars as pl
+import streamlit as st
+from client import Told, about, ready, reasons, versions
+from look import chance, money, page, report, table
+
+from mlops_fraud.settings import project_root
+
+NO_REPORT = "The pipeline has not written this yet; `dvc repro` does."
+BLUE, ORANGE, RED = "#0072B2", "#E69F00", "#D55E00"
+SHOWN = 12  # features in the picture of all reasons
+
+
+def limits() -> None:
+    "Precision and recall, costs, and what another limit would do."
+    curve, by_recall = table("thresholds.csv"), table("precision_recall.csv")
+    if curve is None or by_recall is None:
+        st.info(NO_REPORT)
+        return
+    model, now = about(), ready()
+    judged = json.loads((project_root() / "reports/metrics.json").read_text())
+    if judged["model"] != model.identity:
+        st.warning(
+            "These figures are those of the model that the pipeline judged last, and another one answers. `mlops-fraud promote` makes it the one that answers."
+        )
+    tried = curve["threshold"].to_list()
+    nearest = min(tried, key=lambda t: abs(t / model.thresholds.review - 1))
+    chosen = st.select_slider(
+        "Review from a chance of fraud of",
+        tried,
+        nearest,
+        format_func=chance,
+        key="limit",
+        help="Drag it: what would another limit have done in the test period, which the model had never seen?",
+    )
+    minutes = st.number_input("Minutes that an analyst needs for an alert", 1.0, 120.0, 10.0, step=1.0)
+    at = curve.row(by_predicate=pl.col("threshold") == chosen, named=True)
+    was = curve.row(by_predicate=pl.col("threshold") == nearest, named=True)
+    tested = judged["metrics"]["events"]
+    moved = chosen != nearest or None
+    a_day = now["events"] / max(now["step"], 1) * 24 / tested
+    cells = st.columns(4)
+    cells[0].metric(
+        "Alerts a day",
+        f"{at['alerts'] * a_day:,.0f}",
+        moved and f"{(at['alerts'] - was['alerts']) * a_day:+,.0f}",
+        delta_color="inverse",
+        border=True,
+        help=f"At this log's usual traffic of {a_day * tested:,.0f} transactions a day. The small figure compares with the limit in use.",
+    )
+    cells[1].metric(
+        "Analyst hours a day",
+        f"{at['alerts'] * a_day * minutes / 60:,.1f}",
+        moved and f"{(at['alerts'] - was['alerts']) * a_day * minutes / 60:+,.1f}",
+        delta_color="inverse",
+        border=True,
+        help="Alerts times the minutes above.",
+    )
+    cells[2].metric(
+        "Fraud money stopped",
+        f"{at['money_stopped']:.1%}",
+        moved and f"{100 * (at['money_stopped'] - was['money_stopped']):+.1f} points",
+        border=True,
+        help="Share of the money in frauds that is held or blocked.",
+    )
+    cells[3].metric(
+        "Cost",
+        money(at["cost"]),
+        moved and money(at["cost"] - was["cost"]),
+        delta_color="inverse",
+        border=True,
+        help="Of the test period, in the log's currency: missed frauds, analysts' time, customers turned away.",
+    )
+    left, right = st.columns(2)
+    x = alt.X("threshold:Q", scale=alt.Scale(type="log"), title="review from this chance of fraud", axis=alt.Axis(format=".2~%"))
+    here = alt.Chart(pl.DataFrame({"threshold": [chosen]})).mark_rule(color=RED, size=2).encode(x="threshold:Q")
+    cost = (
+        alt.Chart(curve)
+        .mark_line(color=BLUE)
+        .encode(
+            x=x,
+            y=alt.Y("cost:Q", scale=alt.Scale(type="log"), title="cost", axis=alt.Axis(format=".2~s")),
+            tooltip=["threshold", "cost", "alerts"],
+        )
+    )
+    left.altair_chart(alt.layer(cost, here).properties(title="What each limit costs", height=280), width="stretch")
+    long = by_recall.unpivot(index="recall", variable_name="hours", value_name="precision").drop_nulls()
+    colours = alt.Color(
+        "hours:N",
+        scale=alt.Scale(domain=["overall", "live", "busy"], range=[BLUE, ORANGE, RED]),
+        legend=alt.Legend(orient="top", title=None),
+    )
+    lines = (
+        alt.Chart(long)
+        .mark_line()
+        .encode(
+            x=alt.X("recall:Q", title="share of the frauds that alert", axis=alt.Axis(format="%")),
+            y=alt.Y("precision:Q", title="share of the alerts that are fraud", axis=alt.Axis(format="%")),
+            color=colours,
+            strokeDash=alt.StrokeDash("hours:N", legend=None),
+            tooltip=["hours", "recall", "precision"],
+        )
+    )
+    right.altair_chart(lines.properties(title="Caught, and falsely alarmed", height=280), width="stretch")
+    st.caption(
+        "*Live* counts hours with at least one genuine transaction, *busy* those with 500 or more: plan with these. In the data's quiet hours only thieves are awake, which flatters the overall line."
+    )
+
+
+def calibration() -> None:
+    "Said and true."
+    found = table("calibration.csv")
+    if found is None:
+        st.info(NO_REPORT)
+        return
+    shown = found.with_columns(pl.col("share_of_fraud", "low", "high", "probability").clip(1e-6))
+    x = alt.X("probability:Q", scale=alt.Scale(type="log"), title="what the model says", axis=alt.Axis(format=".2~%"))
+    y = alt.Y("share_of_fraud:Q", scale=alt.Scale(type="log"), title="what was fraud", axis=alt.Axis(format=".2~%"))
+    ends = pl.DataFrame({"probability": [1e-6, 1.0], "share_of_fraud": [1e-6, 1.0]})
+    line = alt.Chart(ends).mark_line(strokeDash=[4, 4], color="grey").encode(x=x, y=y)
+    bars = alt.Chart(shown).mark_rule(color=BLUE, size=2).encode(x=x, y=alt.Y("low:Q", scale=alt.Scale(type="log")), y2="high:Q")
+    dots = (
+        alt.Chart(shown)
+        .mark_circle(color=BLUE, size=90, opacity=1)
+        .encode(x=x, y=y, tooltip=["probability", "share_of_fraud", "low", "high", "events"])
+    )
+    st.altair_chart(alt.layer(line, bars, dots).properties(height=360), width="stretch")
+    st.caption(
+        "If the model says 1 %, one in a hundred should be fraud: the dots should stand on the dashed line. The bars show how sure one can be (95 %); many transactions make them short. Test period."
+    )
+
+
+def ranked(found: Told) -> pl.DataFrame:
+    "A row for each decision and each of the strongest features: the value, its rank from 0 to 1, and the SHAP value."
+    shap, names = pl.DataFrame(found.shap, schema=list(found.units), orient="row"), list(found.units)
+    strength = {name: shap[name].abs().mean() for name in names}
+    top = sorted(names, key=lambda name: -float(strength[name] or 0))[:SHOWN]  # type: ignore[arg-type]
+    values = pl.DataFrame(found["values"], schema=dict.fromkeys(names, pl.Float64), orient="row")
+    parts = [
+        pl.DataFrame(
+            {
+                "feature": [name.replace("_", " ")] * shap.height,
+                "shap": shap[name],
+                "value": values[name],
+                "rank": values[name].rank() / max(values[name].count(), 1),
+                "unit": [found.units[name]] * shap.height,
+            }
+        )
+        for name in top
+    ]
+    return pl.concat(parts)
+
+
+def rests_on() -> None:
+    "What many decisions rested on."
+    found = reasons(600)
+    if len(found.shap) < 2:
+        st.info("This model has decided too little yet. Send transactions, for example with `mlops-fraud replay FILE`.")
+        return
+    data = ranked(found)
+    order = data["feature"].unique(maintain_order=True).to_list()
+    hue = alt.Color(
+        "rank:Q", scale=alt.Scale(range=[BLUE, "#BBBBBB", RED]), legend=alt.Legend(title="value: low to high", orient="top", format="%")
+    )
+    swarm = (
+        alt.Chart(data)
+        .transform_calculate(jitter="random()")
+        .mark_circle(size=14, opacity=0.7)
+        .encode(
+            x=alt.X("shap:Q", title="part of the score, in log-odds: right raises the risk"),
+            y=alt.Y("feature:N", sort=order, title=None, axis=alt.Axis(labelLimit=260)),
+            yOffset="jitter:Q",
+            color=hue,
+            tooltip=["feature", "value", "unit", "shap"],
+        )
+    )
+    st.altair_chart(swarm.properties(height=34 * len(order)), width="stretch")
+    st.caption(
+        f"Each dot is one of {len(found.shap):,} decisions in the log: the worst alerts and the latest, as many of each. Red dots have a high value of the feature, blue ones a low value, and grey ones none."
+    )
+    one = st.selectbox("One feature closely", order)
+    mine = data.filter((pl.col("feature") == one) & pl.col("value").is_not_null())
+    dots = (
+        alt.Chart(mine)
+        .mark_circle(size=40, opacity=0.6, color=BLUE)
+        .encode(
+            x=alt.X("value:Q", title=f"{one}, in {mine['unit'][0] if mine.height else ''}", scale=alt.Scale(type="symlog", zero=False)),
+            y=alt.Y("shap:Q", title="part of the score"),
+            tooltip=["value", "shap"],
+        )
+    )
+    st.altair_chart(dots.properties(height=260), width="stretch")
+
+
+def rivals() -> None:
+    "The registered versions beside each other."
+    found, answers = versions(), about().model.version
+    names = {
+        "average_precision_overall_all": "Ranking, all hours",
+        "average_precision_live_all": "Ranking, live hours",
+        "average_precision_busy_all": "Ranking, busy hours",
+        "money_stopped": "Fraud money stopped",
+        "false_alerts": "False alerts",
+        "cost": "Cost",
+    }
+    rows = {
+        "Version": [v.version for v in found],
+        "Called": [", ".join(v.aliases) + (" (answers)" if v.version == answers else "") for v in found],
+        "Registered (UTC)": [v.registered_at[:16].replace("T", " ") for v in found],
+    }
+    st.dataframe(rows | {title: [v.metrics.get(name) for v in found] for name, title in names.items()}, hide_index=True)
+    st.caption(
+        "Ranking is the average precision on the test period: 1 would be every fraud before everything genuine. A version that was never judged has no figures."
+    )
+
+
+def groups() -> None:
+    if not report("evaluation.md"):
+        st.info(NO_REPORT)
+
+
+def card() -> None:
+    if not report("model_card.md"):
+        st.info(NO_REPORT)
+
+
+def body() -> None:
+    model = about()
+    st.markdown(
+        f"**{model.model.name}**, version {model.model.version} ({model.model.alias}): {len(model.features)} features, {len(model.rules)} rules above it. Reviews from {chance(model.thresholds.review)}, blocks from {chance(model.thresholds.block)}."
+    )
+    parts = {
+        "Limits": limits,
+        "Reasons": rests_on,
+        "Calibration": calibration,
+        "Champion and rivals": rivals,
+        "By group": groups,
+        "Card": card,
+    }
+    parts[st.segmented_control("Part", list(parts), default="Limits", required=True, label_visibility="collapsed")]()
+
+
+page("Model", body)
