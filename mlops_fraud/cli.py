@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Progress', 'main', 'run', 'stage', 'simulate', 'ingest_command', 'data', 'promote', 'rollback', 'key_command',
-           'experiment', 'backtest', 'score', 'rules', 'replay_command']
+           'experiment', 'rolling_origin', 'score', 'rules', 'replay_command', 'label', 'monitor_command', 'backtest',
+           'shadow', 'duel_command', 'retrain_command']
 
 # %% ../nbs/80_cli.ipynb #33a4f308
 import signal
@@ -99,17 +100,16 @@ def data() -> None:
 
     print(local.provide_raw_file(project_root(), settings()))
 
-# %% ../nbs/80_cli.ipynb #a927c01f
+# %% ../nbs/80_cli.ipynb #86e8cf28
 @app.command()
 def promote() -> None:
     "Register the candidate in models/, and let it answer if its gate passed."
     from mlops_fraud.promotion import promote_candidate
 
-    root = project_root()
-    promotion = promote_candidate(root / "models/candidate", root / "reports/metrics.json", root / "data/processed/rows.parquet")
+    promotion = promote_candidate(project_root())
     name = f"{settings().model_name} version {promotion.version}"
     if not promotion.gate.passed:
-        _fail(f"{name} is registered, but the gate refuses it: {'; '.join(promotion.gate.refusals)}")
+        _fail(f"{name} is registered, but refused: {'; '.join(promotion.gate.refusals)}")
     doubt = ", provisionally: so few frauds make no trustworthy figures" if promotion.gate.provisional else ""
     print(f"{name} answers as {settings().model_alias}{doubt}")
 
@@ -136,7 +136,7 @@ def key_command(
     if not settings().keys:
         print(f"The API asks for keys once KEYS is set to that: keys = {keys} in settings.ini.", file=sys.stderr)
 
-# %% ../nbs/80_cli.ipynb #5110f2dd
+# %% ../nbs/80_cli.ipynb #9ffe4b6f
 @app.command()
 def experiment() -> None:
     "Fit the feature table of the notebooks and compare it with the champion, on the validation period."
@@ -149,8 +149,8 @@ def experiment() -> None:
     print(compare(root))
 
 
-@app.command()
-def backtest(origins: Annotated[int, typer.Option(min=1, help="how many times to learn and to judge")] = 4) -> None:
+@app.command("rolling-origin")
+def rolling_origin(origins: Annotated[int, typer.Option(min=1, help="how many times to learn and to judge")] = 4) -> None:
     "Learn from ever more days and judge the days that follow, within training and validation."
     from mlops_fraud.studies import project_backtest
 
@@ -196,3 +196,85 @@ def replay_command(
     from mlops_fraud.deployment.replay import replay_file
 
     print(replay_file(source, url or settings().api_url, name, limit, progress))
+
+# %% ../nbs/80_cli.ipynb #fac9d04e
+@app.command()
+def label(
+    source: Annotated[Path, typer.Argument(help="a .csv or .parquet file with transaction_id, fraud (0 or 1) and perhaps by")],
+    by: Annotated[str, typer.Option(help="who says so, where the file does not tell")] = "file",
+    url: Annotated[str | None, typer.Option(help="the API; by default the one of the settings")] = None,
+    progress: Progress = True,
+) -> None:
+    "Give the labels in a file to the running API."
+    from mlops_fraud.labels import read_labels, send_labels
+
+    print(send_labels(read_labels(source, by), url or settings().api_url, settings().api_headers, progress))
+
+
+@app.command("monitor")
+def monitor_command(out: Annotated[Path, typer.Option(help="folder of the report")] = Path("reports/monitoring")) -> None:
+    "Judge the days of the log that are over: drift, rates, performance, the service itself. Exit code 3: a new alarm."
+    from mlops_fraud.monitoring import monitor
+
+    look = monitor(out)
+    print(look)
+    if look.unheard:
+        print(f"mlops-fraud: {look.unheard}", file=sys.stderr)
+    if look.raised:
+        sys.exit(3)
+
+# %% ../nbs/80_cli.ipynb #b3683597
+@app.command()
+def backtest(
+    model: Annotated[list[str], typer.Option(help="a version's number or an alias; may be given several times")],
+    first: Annotated[int, typer.Option("--from", min=0, help="first step of the log")] = 0,
+    last: Annotated[int | None, typer.Option("--to", min=0, help="last step of the log")] = None,
+    thresholds: Annotated[
+        str, typer.Option(help="probabilities from which to review and to block, such as 0.02,0.8, to be tried as well")
+    ] = "",
+    rules: Annotated[Path | None, typer.Option(help="a file of rules instead of the one of the settings")] = None,
+) -> None:
+    "What each model, threshold or rule would have decided on the logged past, and what that would have cost."
+    from mlops_fraud.backtest import backtest as look_back
+    from mlops_fraud.schemas import Thresholds
+
+    try:
+        tried = Thresholds(**dict(zip(("review", "block"), map(float, thresholds.split(","))))) if thresholds else None
+    except ValueError:
+        _fail(f"thresholds = {thresholds!r}; give two probabilities, such as 0.02,0.8")
+    print(look_back(model, first, last, tried, rules))
+
+
+@app.command()
+def shadow(once: Annotated[bool, typer.Option("--once", help="score what is in the log, and end")] = False) -> None:
+    "Let the challenger score what the champion answers, until Ctrl-C."
+    from mlops_fraud.shadow import follow
+
+    print(f"{follow(once=once):,} decisions scored in the shadow")
+
+
+@app.command("duel")
+def duel_command() -> None:
+    "Champion and challenger on the same transactions: on mature labels, and where they disagree."
+    from mlops_fraud.shadow import duel
+
+    print(duel())
+
+
+@app.command("retrain")
+def retrain_command(
+    until: Annotated[
+        int | None, typer.Option(min=0, help="last step of the log that it may know; by default all, or the run under way")
+    ] = None,
+    only: Annotated[str | None, typer.Option(help="one step: check, reproduce, register, shadow or promote")] = None,
+) -> None:
+    "Learn from the log, let the new model follow in the shadow, and let it answer if it is no worse. Exit code 75: call again later."
+    from mlops_fraud.retraining import STEPS, Waiting, open_run, retrain
+
+    if only and only not in STEPS:
+        _fail(f"only = {only!r}; choose from {', '.join(STEPS)}")
+    try:
+        print(retrain(open_run(settings(), until), only).read_text())
+    except Waiting as reason:
+        print(reason)
+        sys.exit(75)

@@ -42,7 +42,7 @@ def feasible_delay(label_delay: int, n_hours: int) -> int:
     "The delay of labels in a file of `n_hours`, in hours."
     return min(label_delay, n_hours // 10)
 
-# %% ../nbs/22_preprocessing.ipynb #e276ce5e
+# %% ../nbs/22_preprocessing.ipynb #8ff23ed1
 class Timeline(NamedTuple):
     "Where a file's parts begin, and how long its labels take."
 
@@ -50,23 +50,29 @@ class Timeline(NamedTuple):
     bounds: tuple[int, int]  # numbers of the first validation event and of the first test event
     starts: np.ndarray  # int (2,): their hours
     delay: int  # hours
+    first: int = 0  # number of the first event that is learned from; those before are only remembered
 
 
-def timeline(events: Path, train_share: float = 0.70, validation_share: float = 0.15, label_delay: int = 24) -> Timeline:
-    "The timeline of the file `events`. Raises `NotEnoughData` when it has no labels."
+def timeline(
+    events: Path, train_share: float = 0.70, validation_share: float = 0.15, label_delay: int = 24, days: int = 0
+) -> Timeline:
+    "The timeline of the file `events`, of its last `days` (0: all). Raises `NotEnoughData` when it has no labels."
     file = pq.ParquetFile(events)
     if "isFraud" not in file.schema_arrow.names:
         raise NotEnoughData(f"{events} has no column isFraud; a model is learned from labelled events")
     n_events = file.metadata.num_rows
-    bounds = split_bounds(n_events, train_share, validation_share)
-    steps = pl.scan_parquet(events).select(pl.col("step").gather([0, *bounds, n_events - 1])).collect()["step"].to_numpy()
-    return Timeline(n_events, bounds, steps[1:3], feasible_delay(label_delay, int(steps[3] - steps[0] + 1)))
+    old = pl.col("step") <= pl.col("step").last() - 24 * days
+    first = int(pl.scan_parquet(events).select(old.sum()).collect().item()) if days else 0
+    bounds = tuple(first + bound for bound in split_bounds(n_events - first, train_share, validation_share))
+    steps = pl.scan_parquet(events).select(pl.col("step").gather([first, *bounds, n_events - 1])).collect()["step"].to_numpy()
+    return Timeline(n_events, bounds, steps[1:3], feasible_delay(label_delay, int(steps[3] - steps[0] + 1)), first)
 
-# %% ../nbs/22_preprocessing.ipynb #c84e8cfc
+# %% ../nbs/22_preprocessing.ipynb #7ec02523
 def split_column(steps: np.ndarray, first: int, parts: Timeline) -> pl.Series:
     "The part of each event of a block: `steps` are their hours, int (n_events,), and `first` is the number of the first, from 0."
-    part = np.searchsorted(parts.bounds, np.arange(first, first + len(steps)), side="right")
-    waiting = (part < 2) & (steps > np.r_[parts.starts, np.inf][part] - parts.delay)
+    number = np.arange(first, first + len(steps))
+    part = np.searchsorted(parts.bounds, number, side="right")
+    waiting = ((part < 2) & (steps > np.r_[parts.starts, np.inf][part] - parts.delay)) | (number < parts.first)
     return pl.Series("split", PARTS.categories, dtype=PARTS)[np.where(waiting, 3, part)]
 
 # %% ../nbs/22_preprocessing.ipynb #6c52fcea
@@ -80,13 +86,14 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     "Numbers repeat too seldom to be worth a dictionary each: without, writing takes half the time and the file is no larger."
     return pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=["type", "split"])
 
-# %% ../nbs/22_preprocessing.ipynb #3d46fe86
+# %% ../nbs/22_preprocessing.ipynb #cb2de6f3
 def preprocess(
     events: Path,
     rows: Path,
     train_share: float = 0.70,
     validation_share: float = 0.15,
     label_delay: int = 24,
+    days: int = 0,
     features: tuple[Feature, ...] = FEATURES,
     progress: bool = False,
 ) -> pl.DataFrame:
@@ -94,9 +101,10 @@ def preprocess(
 
     A row holds the features (float32, by name), `step`, `type`, `money` (the raw amount), `isFraud` and `split`: train,
     validation, test or waiting. Returns one line a split: events, frauds, first and last step.
+    Of more than the last `days` (0: all), what came before is remembered, and not learned from.
     Raises `NotEnoughData` when there are no labels or a part holds no fraud.
     """
-    parts = timeline(events, train_share, validation_share, label_delay)
+    parts = timeline(events, train_share, validation_share, label_delay, days)
     state, writer, done, partial = State(features, capacity=parts.n_events // 2), None, 0, rows.with_suffix(".partial")
     names = [feature.name for feature in features]
     rows.parent.mkdir(parents=True, exist_ok=True)

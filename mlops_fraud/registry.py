@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENT', 'NoModel', 'connect', 'use_experiment', 'git_commit', 'data_version', 'Version', 'register',
-           'champion_tags', 'promote', 'rollback', 'versions', 'load']
+           'champion_tags', 'promote', 'tag', 'tags_of', 'challenge', 'retire', 'alias_names', 'rollback', 'versions',
+           'attach', 'attached', 'metrics_of', 'load']
 
 # %% ../nbs/26_registry.ipynb #c6e2a0ae
 import datetime as dt
@@ -24,9 +25,10 @@ import polars as pl
 import xgboost as xgb
 import yaml
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from .model import Description, Model
+from .model import Description, Model, UnusableModel
 from .settings import Mendable, Settings, project_root, settings
 
 # %% ../nbs/26_registry.ipynb #a67f537a
@@ -95,11 +97,12 @@ def _find(client: MlflowClient, name: str, identity: str) -> str | None:
         return None
     return max(found, key=int, default=None)
 
-# %% ../nbs/26_registry.ipynb #61f54350
+# %% ../nbs/26_registry.ipynb #2d85eb98
 def register(model: Model, example: np.ndarray, metrics: dict[str, float], to: Settings | None = None) -> str:
     """Register `model` under `MODEL_NAME` unless it already is. Returns the version.
 
-    `example` is a few rows, float32 (n, n_features); `metrics` are logged beside the model.
+    `example` is a few rows, float32 (n, n_features); `metrics` are logged beside the model. What it scores the
+    example with is kept, too: whoever loads it must get the same to the bit.
     """
     use_experiment(to)
     client, name = MlflowClient(), (to or settings()).model_name
@@ -113,12 +116,18 @@ def register(model: Model, example: np.ndarray, metrics: dict[str, float], to: S
         mlflow.log_metrics(metrics)
         logged = mlflow.xgboost.log_model(
             model.booster, name="model", model_format="ubj", signature=signature, input_example=frame,
-            metadata={"description": model.description.model_dump_json()}, pip_requirements=[f"xgboost-cpu=={xgb.__version__}"],
+            metadata={"description": model.description.model_dump_json(), "smoke": _smoke(model, example)}, pip_requirements=[f"xgboost-cpu=={xgb.__version__}"],
         )  # fmt: skip
         made = mlflow.register_model(logged.model_uri, name, tags=tags)
     return str(made.version)
 
-# %% ../nbs/26_registry.ipynb #7d53027a
+
+def _smoke(model: Model, example: np.ndarray) -> dict[str, str]:
+    "The rows of `example` and their margins, as the hexadecimal digits of their float32."
+    rows = example.astype(np.float32)
+    return {"rows": rows.tobytes().hex(), "margins": model.margin(rows).tobytes().hex()}
+
+# %% ../nbs/26_registry.ipynb #c78e0389
 def champion_tags(to: Settings | None = None) -> dict[str, str]:
     "Tags of the version that answers now, and its `version`; empty if there is none."
     client, chosen = connect(to), to or settings()
@@ -136,6 +145,39 @@ def promote(version: str, to: Settings | None = None, provisional: bool = False)
     if before != version:
         client.set_model_version_tag(chosen.model_name, version, "replaced", before)
         client.set_registered_model_alias(chosen.model_name, chosen.model_alias, version)
+
+
+def tag(version: str, tags: dict[str, str], to: Settings | None = None) -> None:
+    "Write `tags` on `version`."
+    client, chosen = connect(to), to or settings()
+    for name, value in tags.items():
+        client.set_model_version_tag(chosen.model_name, version, name, value[:4000])  # MLflow keeps no more than 5,000
+
+
+def tags_of(version: str, to: Settings | None = None) -> dict[str, str]:
+    "The tags of `version`."
+    return dict(connect(to).get_model_version((to or settings()).model_name, version).tags)
+
+
+def challenge(version: str, to: Settings | None = None) -> None:
+    "Let `CHALLENGER_ALIAS` point to `version`: it scores what the champion answers."
+    client, chosen = connect(to), to or settings()
+    client.set_registered_model_alias(chosen.model_name, chosen.challenger_alias, version)
+
+
+def retire(to: Settings | None = None) -> None:
+    "Let no version be the challenger."
+    client, chosen = connect(to), to or settings()
+    client.delete_registered_model_alias(chosen.model_name, chosen.challenger_alias)
+
+
+def alias_names(alias: str, to: Settings | None = None) -> str | None:
+    "The version that `alias` points to; None if it points to none."
+    client, chosen = connect(to), to or settings()
+    try:
+        return str(client.get_model_version_by_alias(chosen.model_name, alias).version)
+    except MlflowException:
+        return None
 
 # %% ../nbs/26_registry.ipynb #b3707a2d
 def rollback(to: Settings | None = None) -> str:
@@ -166,23 +208,63 @@ def versions(to: Settings | None = None) -> list[dict[str, Any]]:
         for v in sorted(found, key=lambda v: -int(v.version))
     ]
 
-# %% ../nbs/26_registry.ipynb #e60cb780
-def load(to: Settings | None = None) -> Version:
-    """The version of `MODEL_NAME` under `MODEL_ALIAS`.
+# %% ../nbs/26_registry.ipynb #37181f0b
+def _named(which: str, client: MlflowClient, chosen: Settings) -> ModelVersion:
+    "The registered version under the alias, or with the number, `which`. Raises `NoModel`."
+    try:
+        if which.isdigit():
+            return client.get_model_version(chosen.model_name, which)
+        return client.get_model_version_by_alias(chosen.model_name, which)
+    except (MlflowException, OSError) as error:
+        raise NoModel(
+            f"no model {chosen.model_name}@{which} at {chosen.mlflow_tracking_uri}: {str(error).splitlines()[0]}. "
+            "Train and register one with: dvc repro && mlops-fraud promote"
+        ) from None
+
+
+def attach(version: str, file: Path, to: Settings | None = None) -> None:
+    "Put `file` beside `version`."
+    client = connect(to)
+    client.log_artifact(str(_named(version, client, to or settings()).run_id), str(file))
+
+
+def attached(which: str, name: str, to: Settings | None = None) -> Path | None:
+    "A copy of the file `name` that lies beside the version or alias `which`; None if there is none."
+    client = connect(to)
+    run = str(_named(which, client, to or settings()).run_id)
+    if name not in [file.path for file in client.list_artifacts(run)]:
+        return None
+    return Path(mlflow.artifacts.download_artifacts(f"runs:/{run}/{name}"))
+
+
+def metrics_of(which: str, to: Settings | None = None) -> dict[str, float]:
+    "The metrics that `which` was registered with."
+    client = connect(to)
+    return client.get_run(str(_named(which, client, to or settings()).run_id)).data.metrics
+
+# %% ../nbs/26_registry.ipynb #96f58b21
+def load(to: Settings | None = None, which: str | None = None) -> Version:
+    """The version of `MODEL_NAME` under the alias, or with the number, `which`; by default under `MODEL_ALIAS`.
 
     Raises `NoModel` with the way to register one, or `UnusableModel` when the files are not
     what the registry recorded, or another version of the kernel computed their features.
     """
     client, chosen = connect(to), to or settings()
+    version = _named(which or chosen.model_alias, client, chosen)
+    called = f"{chosen.model_name} version {version.version}"
     try:
-        version = client.get_model_version_by_alias(chosen.model_name, chosen.model_alias)
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{chosen.model_name}/{version.version}"))
-    except (MlflowException, OSError) as error:
-        raise NoModel(
-            f"no model {chosen.model_name}@{chosen.model_alias} at {chosen.mlflow_tracking_uri}: {str(error).splitlines()[0]}. "
-            "Train and register one with: dvc repro && mlops-fraud promote"
-        ) from None
-    metadata = mlflow.models.Model.load(str(folder)).metadata or {}
-    description = Description.model_validate(json.loads(metadata["description"]))
-    model = Model.restore((folder / "model.ubj").read_bytes(), description)
-    return Version(chosen.model_name, str(version.version), chosen.model_alias, model)
+        kept = mlflow.models.Model.load(str(folder))
+        metadata = kept.metadata or {}
+        description = Description.model_validate(json.loads(metadata["description"]))
+        trees = (folder / "model.ubj").read_bytes()
+    except (MlflowException, OSError, KeyError, ValueError) as error:
+        raise UnusableModel(f"the files of {called} cannot be read ({' '.join(str(error).split())}); register it again") from None
+    model = Model.restore(trees, description)
+    if kept.signature is None or kept.signature.inputs.input_names() != model.names:
+        raise UnusableModel(f"the signature of {called} does not name the features that it reads; register it again")
+    if "smoke" in metadata:  # earlier registrations kept none
+        rows = np.frombuffer(bytes.fromhex(metadata["smoke"]["rows"]), np.float32).reshape(-1, len(model.names))
+        if model.margin(rows).tobytes().hex() != metadata["smoke"]["margins"]:
+            raise UnusableModel(f"{called} does not score its example as it did when it was registered; register it again")
+    return Version(chosen.model_name, str(version.version), which or chosen.model_alias, model)

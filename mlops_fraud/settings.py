@@ -45,7 +45,7 @@ class IniSource(PydanticBaseSettingsSource):
             raise KeyError(f"{FILE} has no section [{self.section}]; put the settings below that line")
         return dict(parser[self.section])
 
-# %% ../nbs/00_settings.ipynb #db2fcdf2
+# %% ../nbs/00_settings.ipynb #df32c733
 class Settings(BaseSettings):
     "Every runtime setting, its type and its meaning. Values: environment first, then `settings.ini`."
 
@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     )
     model_name: str = Field(min_length=1, description="registered model that the service answers with")
     model_alias: str = Field(min_length=1, description="alias that picks the version")
+    challenger_alias: str = Field(min_length=1, description="alias of the version that scores the same traffic in the shadow")
     host: str = Field(min_length=1, description="address that API, app and MLflow listen on")
     api_port: int = Field(ge=1, le=65535)
     app_port: int = Field(ge=1, le=65535)
@@ -73,6 +74,8 @@ class Settings(BaseSettings):
     )
     rules: str = Field(description="file of the rules that stand above the model; empty: none")
     n_reasons: int = Field(ge=1, le=20, description="reasons in an answer")
+    label_maturity: int = Field(ge=0, description="hours until a transaction that nobody called fraud counts as genuine")
+    webhook: str = Field(pattern=r"^(https?://.+)?$", description="address that alarms are posted to as JSON; empty: none")
     simulated_rows: int = Field(ge=10_000, description="transactions to simulate when there is no data")
     simulated_seed: int = Field(ge=0)
 

@@ -7,16 +7,17 @@ __all__ = ['CASH_IN', 'CASH_OUT', 'DEBIT', 'PAYMENT', 'TRANSFER', 'REAL_ROWS', '
            'HOURS', 'STEPS', 'REAL_HOURS', 'REAL_FIRST_STEPS', 'REAL_DAYS', 'DEVIATES', 'QUANTILES', 'LOOT', 'WALLET',
            'HOUR_WEIGHT', 'HOUR_MEMORY', 'AGAIN', 'STAY', 'NEW_RECIPIENT', 'NEW_CASHIER', 'MULE_STAYS', 'REGULAR',
            'RETIRED', 'PENNILESS', 'NIGHT_TYPES', 'NIGHT', 'CAP', 'FLAG_ABOVE', 'FLAG_CHANCE', 'MISLABELLED', 'SPLIT',
-           'PAYSIM', 'HARD', 'SCENARIOS', 'LULL', 'AWAKE', 'ASLEEP', 'ROW', 'MOMENT', 'ROW_GROUP', 'bent_lognormal',
-           'Scenario', 'NoScenario', 'checked', 'scenario_named', 'expected_traffic', 'plan', 'World', 'type_edges',
-           'dearness', 'create_world', 'new_name', 'some_money', 'recipient', 'begin', 'settle', 'genuine_amount',
-           'genuine', 'loot', 'recruit', 'transfer_leg', 'cash_out_leg', 'hour_due', 'part_of', 'collect', 'fall_due',
-           'fill', 'spell', 'account_names', 'columns', 'row_groups', 'tables', 'theft_numbers', 'simulate',
-           'simulated', 'write_simulation']
+           'PAYSIM', 'HARD', 'SCENARIOS', 'LULL', 'AWAKE', 'ASLEEP', 'ROW', 'MOMENT', 'ROW_GROUP', 'WEEK',
+           'bent_lognormal', 'Scenario', 'NoScenario', 'checked', 'scenario_named', 'expected_traffic', 'plan', 'World',
+           'type_edges', 'dearness', 'create_world', 'new_name', 'some_money', 'recipient', 'begin', 'settle',
+           'genuine_amount', 'genuine', 'loot', 'recruit', 'transfer_leg', 'cash_out_leg', 'hour_due', 'part_of',
+           'collect', 'fall_due', 'fill', 'spell', 'account_names', 'columns', 'row_groups', 'tables', 'theft_numbers',
+           'simulate', 'simulated', 'steady_traffic', 'simulated_days', 'write_simulation']
 
-# %% ../../nbs/02_simulator.ipynb #6e549d6c
+# %% ../../nbs/02_simulator.ipynb #5d98055f
 import os
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,15 +151,15 @@ def expected_traffic(rng: np.random.Generator) -> np.ndarray:
     rhythm[0, 0] = 0
     return rhythm.ravel() / rhythm.sum()
 
-# %% ../../nbs/02_simulator.ipynb #ced12838
+# %% ../../nbs/02_simulator.ipynb #f8e50b9b
 def plan(n_rows: int, traffic: np.ndarray, rng: np.random.Generator, rhythm: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    "Genuine rows and fraud pairs of each step, shapes (744,); together exactly `n_rows` rows."
-    n_pairs = round(n_rows * REAL_FRAUDS / REAL_ROWS / 2)
-    pairs = np.zeros(STEPS, np.int64)
-    pairs[1:] = rng.multinomial(n_pairs, traffic[1:] if rhythm else np.full(STEPS - 1, 1 / (STEPS - 1)))
+    "Genuine rows and fraud pairs of each step, shaped like `traffic`; together exactly `n_rows` rows."
+    n_pairs, n_steps = round(n_rows * REAL_FRAUDS / REAL_ROWS / 2), len(traffic)
+    pairs = np.zeros(n_steps, np.int64)
+    pairs[1:] = rng.multinomial(n_pairs, traffic[1:] if rhythm else np.full(n_steps - 1, 1 / (n_steps - 1)))
     return rng.multinomial(n_rows - 2 * n_pairs, traffic), pairs
 
-# %% ../../nbs/02_simulator.ipynb #3c0da210
+# %% ../../nbs/02_simulator.ipynb #055ff295
 ROW = np.dtype(
     [("step", "i4"), ("type", "i1"), ("amount", "i8"), ("payer", "u4"), ("payer_old", "i8"), ("payer_new", "i8")]
     + [("payee", "u4"), ("payee_old", "i8"), ("payee_new", "i8"), ("fraud", "i1"), ("flagged", "i1"), ("theft", "i4")]
@@ -176,24 +177,24 @@ MOMENT = np.dtype(
 class World(NamedTuple):
     "State of a simulation; `simulate` changes it row by row."
 
-    genuine: np.ndarray  # int64 (744,), rows left in each step
-    pairs: np.ndarray  # int64 (744,), fraud pairs left in each step
-    type_edges: np.ndarray  # float64 (744, 5), cumulative shares of the types a client begins with
-    dearness: np.ndarray  # float64 (744, 5), standard normal deviate of each step's amounts, by type
+    genuine: np.ndarray  # int64 (n_steps,), rows left in each step
+    pairs: np.ndarray  # int64 (n_steps,), fraud pairs left in each step
+    type_edges: np.ndarray  # float64 (n_steps, 5), cumulative shares of the types a client begins with
+    dearness: np.ndarray  # float64 (n_steps, 5), standard normal deviate of each step's amounts, by type
     names: np.ndarray  # uint32 (capacity,), of the recipients met
     balances: np.ndarray  # int64 (capacity,), cents
     now: Any  # MOMENT record
     scenario: Scenario
-    due: np.ndarray  # int64 (744,), cash-outs of fraud that wait for each step
-    first_due: np.ndarray  # int64 (744,), the first of them, by number
+    due: np.ndarray  # int64 (n_steps,), cash-outs of fraud that wait for each step
+    first_due: np.ndarray  # int64 (n_steps,), the first of them, by number
     next_due: np.ndarray  # int64 (pairs,), the one after each
     due_cents: np.ndarray  # int64 (pairs,)
     due_theft: np.ndarray  # int64 (pairs,)
 
-# %% ../../nbs/02_simulator.ipynb #672cba25
+# %% ../../nbs/02_simulator.ipynb #0078e883
 def type_edges(traffic: np.ndarray) -> np.ndarray:
-    "Cumulative chances of the type that a client begins with, shape (744, 5), such that the totals come out as known."
-    night = np.tile(NIGHT, STEPS // HOURS)
+    "Cumulative chances of the type that a client begins with, shape (n_steps, 5), such that the totals come out as known."
+    night = np.tile(NIGHT, len(traffic) // HOURS)
     at_night = traffic @ night
     day_types = (REAL_TYPES / REAL_TYPES.sum() - at_night * NIGHT_TYPES) / (1 - at_night)
     begins = (np.outer(night, NIGHT_TYPES) + np.outer(1 - night, day_types)) * (1 - AGAIN)
@@ -201,24 +202,23 @@ def type_edges(traffic: np.ndarray) -> np.ndarray:
 
 
 def dearness(traffic: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    "A slowly wandering deviate for each type, shape (744, 5), of mean 0 and variance 1 over the traffic."
-    level = rng.standard_normal((STEPS, len(TYPES)))
-    for step in range(1, STEPS):
+    "A slowly wandering deviate for each type, shape (n_steps, 5), of mean 0 and variance 1 over the traffic."
+    level = rng.standard_normal((len(traffic), len(TYPES)))
+    for step in range(1, len(traffic)):
         level[step] = HOUR_MEMORY * level[step - 1] + np.sqrt(1 - HOUR_MEMORY**2) * level[step]
     level -= np.average(level, axis=0, weights=traffic)
     return level / np.sqrt(np.average(level**2, axis=0, weights=traffic))
 
-# %% ../../nbs/02_simulator.ipynb #eb9a4910
-def create_world(n_rows: int, rng: np.random.Generator, scenario: Scenario = PAYSIM) -> World:
+# %% ../../nbs/02_simulator.ipynb #18e6e707
+def create_world(n_rows: int, traffic: np.ndarray, rng: np.random.Generator, scenario: Scenario = PAYSIM) -> World:
     "The world before its first transaction."
-    traffic = expected_traffic(rng)
     genuine, pairs = plan(n_rows, traffic, rng, scenario.rhythm)
     capacity = n_rows // 6 + 1_000  # about one row in eleven brings a new recipient
     names, balances = np.zeros(capacity, np.uint32), np.zeros(capacity, np.int64)
     now = np.zeros(1, MOMENT)[0]
     now["type"] = now["owed"] = -1
     now["pairs"] = pairs.sum()
-    calendar = (np.zeros(n, np.int64) for n in (STEPS, STEPS, *[pairs.sum()] * 3))
+    calendar = (np.zeros(n, np.int64) for n in (len(traffic), len(traffic), *[pairs.sum()] * 3))
     return World(genuine, pairs, type_edges(traffic), dearness(traffic, rng), names, balances, now, checked(scenario), *calendar)
 
 # %% ../../nbs/02_simulator.ipynb #c8fb5527
@@ -476,7 +476,7 @@ def columns(rows: np.ndarray) -> pa.Table:
         }
     )
 
-# %% ../../nbs/02_simulator.ipynb #4f77ee3a
+# %% ../../nbs/02_simulator.ipynb #63e6fbe4
 ROW_GROUP = 262_144
 
 
@@ -485,7 +485,7 @@ def row_groups(n_rows: int, seed: int, scenario: Scenario) -> Iterator[np.ndarra
     if n_rows < 1:
         raise ValueError(f"n_rows = {n_rows}; simulate at least 1 row")
     rng = np.random.default_rng(seed)
-    world = create_world(n_rows, rng, scenario)
+    world = create_world(n_rows, expected_traffic(rng), rng, scenario)
     for start in range(0, n_rows, ROW_GROUP):
         rows = np.zeros(min(ROW_GROUP, n_rows - start), ROW)
         fill(world, rows, rng)
@@ -530,6 +530,34 @@ def _frame(table: pa.Table) -> pl.DataFrame:
 def simulated(n_rows: int, seed: int = 7, scenario: Scenario = PAYSIM) -> pl.DataFrame:
     "All of `simulate` in one frame, for notebooks and tests."
     return pl.concat(simulate(n_rows, seed, scenario), rechunk=True)
+
+# %% ../../nbs/02_simulator.ipynb #31b9ddee
+WEEK = np.array([1.0, 1.0, 1.02, 1.05, 1.1, 0.85, 0.75])  # traffic of the days of a week, relative
+
+
+def steady_traffic(days: int, rng: np.random.Generator) -> np.ndarray:
+    "Share of the genuine rows in each step of so many days without a lull, shape (24 * days,); sums to 1."
+    rhythm = WEEK[np.arange(days) % len(WEEK), None] * REAL_HOURS * rng.lognormal(0, 0.1, (days, HOURS))
+    rhythm[0, 0] = 0
+    return rhythm.ravel() / rhythm.sum()
+
+
+def simulated_days(n_rows: int, days: int, seed: int, episodes: dict[int, Scenario]) -> pl.DataFrame:
+    """`n_rows` transactions of steady `days`, in time order.
+
+    `episodes` says how thieves behave from each day on, the first from day 0. They follow the genuine traffic.
+    Raises `NoScenario` where they stop waiting: what waits would never be cashed out.
+    """
+    rng = np.random.default_rng(seed)
+    world = create_world(n_rows, steady_traffic(days, rng), rng, episodes[0]._replace(rhythm=True))
+    due = np.r_[0, np.cumsum(world.genuine + 2 * world.pairs)]
+    rows, ends = np.zeros(n_rows, ROW), [int(due[HOURS * day]) for day in [*list(episodes)[1:], days]]
+    for start, end, (before, now) in zip([0, *ends], ends, pairwise([PAYSIM, *episodes.values()])):
+        if before.wait and not now.wait:
+            raise NoScenario(f"wait = 0 after wait = {before.wait}; let thieves who wait be followed by others who do")
+        world.now["pairs"] = world.pairs.sum()
+        fill(world._replace(scenario=checked(now._replace(rhythm=True))), rows[start:end], rng)
+    return _frame(columns(rows))
 
 # %% ../../nbs/02_simulator.ipynb #a038d064
 def write_simulation(path: Path, n_rows: int, seed: int = 7, progress: bool = False, scenario: Scenario = PAYSIM) -> None:
