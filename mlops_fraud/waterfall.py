@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['RAISES', 'LOWERS', 'steps', 'waterfall']
 
-# %% ../nbs/63_waterfall.ipynb #5b88fd2e
+# %% ../nbs/63_waterfall.ipynb #4d06d49d
+import textwrap
+
 from matplotlib.figure import Figure
 
 from .explain import in_words
@@ -24,7 +26,7 @@ def steps(told: Explanation, n_shown: int) -> list[tuple[str, float]]:
     found = [(label(name), told.shap[name]) for name in shown]
     return found + ([(f"{len(others)} other features", sum(told.shap[name] for name in others))] if others else [])
 
-# %% ../nbs/63_waterfall.ipynb #f1198653
+# %% ../nbs/63_waterfall.ipynb #71d3e977
 RAISES, LOWERS = "#D55E00", "#0072B2"
 
 
@@ -39,7 +41,7 @@ def waterfall(told: Explanation, n_shown: int = 9, ink: str = "black") -> Figure
         axes.plot([at + part] * 2, [height, height + 1], color="grey", lw=0.8)
         axes.annotate(f"{part:+.2f}", (max(at, at + part), height), (4, 0), textcoords="offset points", va="center", fontsize=9, color=ink)
         at += part
-    axes.set_yticks(range(len(taken)), [label for label, _ in taken])
+    axes.set_yticks(range(len(taken)), [textwrap.fill(label, 38) for label, _ in taken], fontsize=9)
     axes.margins(x=0.12)
     axes.axvline(told.base, color="grey", ls=":", lw=0.8)
     axes.set_xlabel(f"log-odds of fraud, from {told.base:.2f} (average) to {told.margin:.2f} (this one)", color=ink)

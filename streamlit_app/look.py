@@ -125,7 +125,7 @@ def ruler(probability: float, limits: Any) -> Any:
         .encode(x=alt.X("from:Q", axis=axis, scale=scale), x2="to:Q", color=colours, tooltip=["decision:N"])
     )
     here = alt.Chart(pl.DataFrame({"at": [_log_odds(probability)], "says": [chance(probability)]}))
-    point = here.mark_point(shape="triangle-down", size=160, filled=True, yOffset=-14, color="#888888", opacity=1).encode(
+    point = here.mark_point(shape="diamond", size=220, filled=True, color="black", stroke="white", strokeWidth=2, opacity=1).encode(
         x="at:Q", tooltip=[alt.Tooltip("says:N", title="this one")]
     )
     return alt.layer(strip, point).properties(height=58)

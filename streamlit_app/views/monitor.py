@@ -86,8 +86,9 @@ def refusals(refused: dict[str, int]) -> None:
     if not refused:
         st.success("Nothing was refused since the service started.")
         return
-    rows = [(status, n, *REFUSALS.get(status, ("", "See /docs."))) for status, n in sorted(refused.items())]
-    st.dataframe(pl.DataFrame(rows, schema=["Status", "Requests", "Why", "What to do"], orient="row"), hide_index=True)
+    for status, n in sorted(refused.items()):
+        reason, advice = REFUSALS.get(status, ("not answered", "See /docs."))
+        st.markdown(f"* **{n:,}** with status {status}: {reason}. {advice}")
     st.caption("Requests, or lines of a batch, since the service started.")
 
 
