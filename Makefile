@@ -1,6 +1,6 @@
 # Settings pass through: make run API_PORT=8100 SIMULATED_ROWS=200000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-.PHONY: help run test data lab docs ship hooks check bench bench-load bench-pipeline bench-features bench-app screenshots clean lock
+.PHONY: help run test test-airflow data lab docs ship hooks check bench bench-load bench-pipeline bench-features bench-app screenshots clean lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -34,6 +34,11 @@ ship:  ## a changed notebook becomes the champion: export, test, reproduce what 
 	@$(MAKE) --no-print-directory test
 	@dvc repro
 	@exec mlops-fraud promote
+
+test-airflow:  ## the DAG in a real Airflow, with an environment of its own (.airflow); minutes
+	@scripts/environment test
+	@[ -x .airflow/bin/airflow ] || { python3 -m venv .airflow && .venv/bin/uv pip install --quiet --python .airflow/bin/python --require-hashes -r airflow/requirements.txt; }
+	@exec pytest -q airflow/test_dag.py $(ARGS)
 
 hooks:  ## once per clone: notebooks clean when committed, readable in git diff, merged cell by cell
 	@scripts/environment test

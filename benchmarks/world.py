@@ -138,10 +138,10 @@ def register(world: World) -> str:
 
 
 @contextmanager
-def serving(world: World, name: str, arguments: list[str], health: str = "/readyz") -> Iterator[str]:
-    "The address of a Python module run with `arguments` and `--port`, on one core, with a log of its own; it ends on leaving."
+def serving(world: World, name: str, arguments: list[str], health: str = "/readyz", follow: float = 0.0) -> Iterator[str]:
+    "The address of a Python module run with `arguments` and `--port`, on one core, with a log of its own; it ends on leaving. It looks at the alias every `follow` seconds."
     port, chosen = free_port(), world.settings(f"{name}.sqlite")
-    environment = {"MLFLOW_TRACKING_URI": chosen.tracking_uri, "LEDGER": chosen.ledger, "HISTORY": chosen.history, "FOLLOW_SECONDS": "0",
+    environment = {"MLFLOW_TRACKING_URI": chosen.tracking_uri, "LEDGER": chosen.ledger, "HISTORY": chosen.history, "FOLLOW_SECONDS": str(follow),
                    "OMP_NUM_THREADS": "1"}  # fmt: skip
     settings = [f"{key}={value}" for key, value in environment.items()]
     command = ["env", *settings, *pinned(SERVER_CORE), sys.executable, "-m", *arguments, "--port", str(port)]

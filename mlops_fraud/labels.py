@@ -80,7 +80,7 @@ def feature_rows(decisions: pl.DataFrame) -> np.ndarray:
     blobs = decisions["features"].to_list()
     return np.frombuffer(b"".join(blobs), np.float32).reshape(len(blobs), -1)
 
-# %% ../nbs/64_labels.ipynb #90e9bb15
+# %% ../nbs/64_labels.ipynb #1b84b0ba
 def matured(decisions: pl.DataFrame, maturity: int, now: int) -> pl.DataFrame:
     "The `decisions` that are older than `maturity` hours at step `now`, where `fraud` is known of all and `labelled` says of which by a label."
     old = decisions.filter(pl.col("step") <= now - maturity)
@@ -100,7 +100,7 @@ def completeness(mature: pl.DataFrame, maturity: int) -> Completeness:
     "The completeness of what `matured` returned."
     alerts = mature.filter(pl.col("decision") != "approve")
     late = mature.filter(pl.col("heard") > pl.col("step") + maturity).height
-    share = 1 - int(alerts["labelled"].sum()) / alerts.height if alerts.height else 0.0
+    share = (alerts.height - int(alerts["labelled"].sum())) / max(alerts.height, 1)
     return Completeness(alerts.height, share, int(mature["disputed"].fill_null(False).sum()), late)
 
 # %% ../nbs/64_labels.ipynb #947ba469

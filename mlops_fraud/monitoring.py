@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DAY', 'WEEK', 'N_BINS', 'LARGE', 'TIMES', 'SURE', 'MIN_ROWS', 'NEXT', 'LOOK_BACK', 'AT_LEAST', 'ENOUGH', 'REFUSED',
-           'SLOW', 'HUGE', 'QUIET', 'NAMED', 'FIGURES', 'PROMETHEUS', 'bin_edges', 'counts', 'psi', 'Usual', 'usual_of',
-           'Reference', 'references', 'Finding', 'drift', 'counted', 'Watched', 'watched', 'NothingToWatch', 'findings',
+           'SLOW', 'HUGE', 'QUIET', 'NAMED', 'FIGURES', 'bin_edges', 'counts', 'psi', 'Usual', 'usual_of', 'Reference',
+           'references', 'Finding', 'drift', 'counted', 'Watched', 'watched', 'NothingToWatch', 'findings',
            'Performance', 'mature_period', 'performance', 'of_performance', 'Counters', 'read_counters', 'since',
            'slowest', 'of_service', 'alarming', 'AlarmLog', 'post', 'Watch', 'plot_drift', 'plot_days',
            'plot_performance', 'report', 'exposition', 'Look', 'monitor']
@@ -113,7 +113,7 @@ def references(day: np.ndarray, columns: dict[str, np.ndarray]) -> list[Referenc
 
 MIN_ROWS = 100  # of a day; fewer say nothing
 
-# %% ../nbs/70_monitoring.ipynb #2f06fb56
+# %% ../nbs/70_monitoring.ipynb #a5f1035a
 class Finding(NamedTuple):
     "What a figure was on a day, beside what is usual."
 
@@ -136,6 +136,7 @@ NEXT = {
     "performance": "Read the missed frauds: what they have in common is the new pattern. Then retrain: mlops-fraud retrain.",
     "refusals": "Read the service's last problems: a client sends what cannot be read, or out of order.",
     "latency": "Look at the machine and at the log's disk; mlops_fraud_seconds in /metrics says which stage is slow.",
+    "successor": "Read the service's output for the reason, and register the model again; the version before goes on answering. Back: mlops-fraud rollback.",
     "service": "Start the service: make run, or its container; then see its log.",
 }
 
@@ -320,7 +321,7 @@ def of_performance(reached: Performance, promised: float | None) -> list[Finding
         )
     return found
 
-# %% ../nbs/70_monitoring.ipynb #87e054ce
+# %% ../nbs/70_monitoring.ipynb #8b0c1d37
 REFUSED, SLOW = 0.05, 0.05  # share of requests; seconds within which 99 % must be decided
 
 
@@ -330,6 +331,7 @@ class Counters(NamedTuple):
     decided: float
     refused: float
     within: dict[str, float]  # decisions by the seconds that they took at most
+    broken: float = 0.0  # 1 while the version that the alias names cannot take over
 
 
 def read_counters(url: str, headers: dict[str, str]) -> Counters | None:
@@ -341,7 +343,9 @@ def read_counters(url: str, headers: dict[str, str]) -> Counters | None:
     samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
     total = {name: sum(each.value for each in samples if each.name == f"mlops_fraud_{name}_total") for name in ("decisions", "refused")}
     within = {e.labels["le"]: e.value for e in samples if e.name == "mlops_fraud_seconds_bucket" and e.labels["stage"] == "decide"}
-    return Counters(total["decisions"], total["refused"], within)
+    return Counters(
+        total["decisions"], total["refused"], within, sum(each.value for each in samples if each.name == "mlops_fraud_successor_broken")
+    )
 
 
 def since(now: Counters, before: Counters | None) -> Counters:
@@ -349,7 +353,7 @@ def since(now: Counters, before: Counters | None) -> Counters:
     if before is None or now.decided < before.decided or now.refused < before.refused:
         return now
     within = {le: n - before.within.get(le, 0.0) for le, n in now.within.items()}
-    return Counters(now.decided - before.decided, now.refused - before.refused, within)
+    return Counters(now.decided - before.decided, now.refused - before.refused, within, now.broken)
 
 
 def slowest(within: dict[str, float], share: float = 0.99) -> float:
@@ -364,7 +368,7 @@ def of_service(counters: Counters | None, url: str) -> list[Finding]:
     if counters is None:
         return [Finding("service", "answers", 0.0, 0.0, True, f"{url}/metrics does not answer")]
     asked, seconds = counters.decided + counters.refused, slowest(counters.within)
-    found = []
+    found = [Finding("successor", "broken", 0.0, 0.0, True, "the version that the alias names cannot take over")] if counters.broken else []
     if asked:
         share = counters.refused / asked
         p = float(binomtest(int(counters.refused), int(asked), REFUSED, "greater").pvalue)
@@ -602,10 +606,7 @@ def report(
         *[f"![{name.replace('_', ' ')}]({name}.png)\n" for name in figures],
     ])  # fmt: skip
 
-# %% ../nbs/70_monitoring.ipynb #09288982
-PROMETHEUS = "monitoring.prom"  # beside the log
-
-
+# %% ../nbs/70_monitoring.ipynb #db55f212
 def exposition(day: int, found: Sequence[Finding], lasting: Sequence[str], reached: Performance | None) -> bytes:
     "The state of things in Prometheus' text format."
     told = CollectorRegistry()
@@ -629,7 +630,7 @@ def _metrics(found: Sequence[Finding], reached: Performance | None) -> dict[str,
     sizes = {f"{each.kind}/{each.name.replace(' ', '_')}": each.size for each in found}
     return sizes | ({name: getattr(reached, name).point for name, *_ in FIGURES} if reached else {})
 
-# %% ../nbs/70_monitoring.ipynb #e261d446
+# %% ../nbs/70_monitoring.ipynb #9dcca27c
 class Look(NamedTuple):
     "What one look at the log came to."
 
@@ -669,7 +670,7 @@ def monitor(out: Path, chosen: Settings | None = None) -> Look:
     found[days[-1]] += of_service(since(counters, alarms.counters) if counters else None, chosen.api_url)
     raised = [alarm for day in days for alarm in alarms.judge(day, found[day], counters if day == days[-1] else None)]
     _write(out, watch, of, days[-1], found[days[-1]], alarms)
-    _tell(path.with_name(PROMETHEUS), watch, of, found, alarms, chosen)
+    _tell(chosen.monitored, watch, of, found, alarms, chosen)
     unheard = post(chosen.webhook, raised) if chosen.webhook else ""
     return Look(days, raised, list(alarms.lasting.values()), out / "monitoring.md", unheard)
 

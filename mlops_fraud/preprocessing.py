@@ -42,7 +42,7 @@ def feasible_delay(label_delay: int, n_hours: int) -> int:
     "The delay of labels in a file of `n_hours`, in hours."
     return min(label_delay, n_hours // 10)
 
-# %% ../nbs/22_preprocessing.ipynb #8ff23ed1
+# %% ../nbs/22_preprocessing.ipynb #9bbf5ba3
 class Timeline(NamedTuple):
     "Where a file's parts begin, and how long its labels take."
 
@@ -53,9 +53,7 @@ class Timeline(NamedTuple):
     first: int = 0  # number of the first event that is learned from; those before are only remembered
 
 
-def timeline(
-    events: Path, train_share: float = 0.70, validation_share: float = 0.15, label_delay: int = 24, days: int = 0
-) -> Timeline:
+def timeline(events: Path, train_share: float = 0.70, validation_share: float = 0.15, label_delay: int = 24, days: int = 0) -> Timeline:
     "The timeline of the file `events`, of its last `days` (0: all). Raises `NotEnoughData` when it has no labels."
     file = pq.ParquetFile(events)
     if "isFraud" not in file.schema_arrow.names:
@@ -63,7 +61,8 @@ def timeline(
     n_events = file.metadata.num_rows
     old = pl.col("step") <= pl.col("step").last() - 24 * days
     first = int(pl.scan_parquet(events).select(old.sum()).collect().item()) if days else 0
-    bounds = tuple(first + bound for bound in split_bounds(n_events - first, train_share, validation_share))
+    validation, test = split_bounds(n_events - first, train_share, validation_share)
+    bounds = first + validation, first + test
     steps = pl.scan_parquet(events).select(pl.col("step").gather([first, *bounds, n_events - 1])).collect()["step"].to_numpy()
     return Timeline(n_events, bounds, steps[1:3], feasible_delay(label_delay, int(steps[3] - steps[0] + 1)), first)
 

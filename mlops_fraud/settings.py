@@ -45,7 +45,7 @@ class IniSource(PydanticBaseSettingsSource):
             raise KeyError(f"{FILE} has no section [{self.section}]; put the settings below that line")
         return dict(parser[self.section])
 
-# %% ../nbs/00_settings.ipynb #df32c733
+# %% ../nbs/00_settings.ipynb #da029e59
 class Settings(BaseSettings):
     "Every runtime setting, its type and its meaning. Values: environment first, then `settings.ini`."
 
@@ -91,6 +91,11 @@ class Settings(BaseSettings):
     def rules_path(self) -> Path | None:
         "The file of rules, or None."
         return self.path(self.rules) if self.rules else None
+
+    @property
+    def monitored(self) -> Path:
+        "What the monitor last told Prometheus; it lies beside the log, and may not exist yet."
+        return self.path(self.ledger).with_name("monitoring.prom")
 
     @property
     def api_url(self) -> str:

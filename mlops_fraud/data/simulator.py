@@ -151,10 +151,12 @@ def expected_traffic(rng: np.random.Generator) -> np.ndarray:
     rhythm[0, 0] = 0
     return rhythm.ravel() / rhythm.sum()
 
-# %% ../../nbs/02_simulator.ipynb #f8e50b9b
-def plan(n_rows: int, traffic: np.ndarray, rng: np.random.Generator, rhythm: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    "Genuine rows and fraud pairs of each step, shaped like `traffic`; together exactly `n_rows` rows."
-    n_pairs, n_steps = round(n_rows * REAL_FRAUDS / REAL_ROWS / 2), len(traffic)
+# %% ../../nbs/02_simulator.ipynb #18046dc4
+def plan(
+    n_rows: int, traffic: np.ndarray, rng: np.random.Generator, rhythm: bool = False, share: float = REAL_FRAUDS / REAL_ROWS
+) -> tuple[np.ndarray, np.ndarray]:
+    "Genuine rows and fraud pairs of each step, shaped like `traffic`; together exactly `n_rows` rows, of which fraud has the `share`."
+    n_pairs, n_steps = round(n_rows * share / 2), len(traffic)
     pairs = np.zeros(n_steps, np.int64)
     pairs[1:] = rng.multinomial(n_pairs, traffic[1:] if rhythm else np.full(n_steps - 1, 1 / (n_steps - 1)))
     return rng.multinomial(n_rows - 2 * n_pairs, traffic), pairs
@@ -209,10 +211,12 @@ def dearness(traffic: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     level -= np.average(level, axis=0, weights=traffic)
     return level / np.sqrt(np.average(level**2, axis=0, weights=traffic))
 
-# %% ../../nbs/02_simulator.ipynb #18e6e707
-def create_world(n_rows: int, traffic: np.ndarray, rng: np.random.Generator, scenario: Scenario = PAYSIM) -> World:
+# %% ../../nbs/02_simulator.ipynb #2435ce04
+def create_world(
+    n_rows: int, traffic: np.ndarray, rng: np.random.Generator, scenario: Scenario = PAYSIM, share: float = REAL_FRAUDS / REAL_ROWS
+) -> World:
     "The world before its first transaction."
-    genuine, pairs = plan(n_rows, traffic, rng, scenario.rhythm)
+    genuine, pairs = plan(n_rows, traffic, rng, scenario.rhythm, share)
     capacity = n_rows // 6 + 1_000  # about one row in eleven brings a new recipient
     names, balances = np.zeros(capacity, np.uint32), np.zeros(capacity, np.int64)
     now = np.zeros(1, MOMENT)[0]
@@ -531,7 +535,7 @@ def simulated(n_rows: int, seed: int = 7, scenario: Scenario = PAYSIM) -> pl.Dat
     "All of `simulate` in one frame, for notebooks and tests."
     return pl.concat(simulate(n_rows, seed, scenario), rechunk=True)
 
-# %% ../../nbs/02_simulator.ipynb #31b9ddee
+# %% ../../nbs/02_simulator.ipynb #14c9a31e
 WEEK = np.array([1.0, 1.0, 1.02, 1.05, 1.1, 0.85, 0.75])  # traffic of the days of a week, relative
 
 
@@ -542,14 +546,16 @@ def steady_traffic(days: int, rng: np.random.Generator) -> np.ndarray:
     return rhythm.ravel() / rhythm.sum()
 
 
-def simulated_days(n_rows: int, days: int, seed: int, episodes: dict[int, Scenario]) -> pl.DataFrame:
-    """`n_rows` transactions of steady `days`, in time order.
+def simulated_days(
+    n_rows: int, days: int, seed: int, episodes: dict[int, Scenario], share: float = REAL_FRAUDS / REAL_ROWS
+) -> pl.DataFrame:
+    """`n_rows` transactions of steady `days`, in time order, of which fraud has the `share`.
 
     `episodes` says how thieves behave from each day on, the first from day 0. They follow the genuine traffic.
     Raises `NoScenario` where they stop waiting: what waits would never be cashed out.
     """
     rng = np.random.default_rng(seed)
-    world = create_world(n_rows, steady_traffic(days, rng), rng, episodes[0]._replace(rhythm=True))
+    world = create_world(n_rows, steady_traffic(days, rng), rng, episodes[0]._replace(rhythm=True), share)
     due = np.r_[0, np.cumsum(world.genuine + 2 * world.pairs)]
     rows, ends = np.zeros(n_rows, ROW), [int(due[HOURS * day]) for day in [*list(episodes)[1:], days]]
     for start, end, (before, now) in zip([0, *ends], ends, pairwise([PAYSIM, *episodes.values()])):

@@ -253,7 +253,7 @@ async def feedback(label: Label, request: Request) -> Record:
     await service_of(request).write(lambda ledger: ledger.give_feedback(label.transaction_id, label.fraud, label.by))
     return record_of(service_of(request), label.transaction_id)
 
-# %% ../../nbs/60_api.ipynb #7a3e9ba8
+# %% ../../nbs/60_api.ipynb #bdc613d3
 @app.get("/model")
 async def model(request: Request) -> About:
     "The model that answers."
@@ -280,8 +280,9 @@ async def ready(request: Request) -> Ready:
 
 @app.get("/metrics", response_class=PlainTextResponse)
 async def metrics() -> Response:
-    "For Prometheus."
-    return Response(generate_latest(METRICS), media_type=CONTENT_TYPE_LATEST)
+    "For Prometheus: the process's own figures, and what the monitor last found."
+    path = settings().monitored
+    return Response(generate_latest(METRICS) + (path.read_bytes() if path.exists() else b""), media_type=CONTENT_TYPE_LATEST)
 
 # %% ../../nbs/60_api.ipynb #c7b6fab0
 class Split(BaseModel):

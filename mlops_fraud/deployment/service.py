@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BUCKETS', 'METRICS', 'STAGES', 'SECONDS', 'DECIDE', 'BLOCK', 'LOG', 'DECISIONS', 'DECIDED', 'REFUSED', 'EVENTS',
-           'SWAPS', 'REST', 'RETRY_AFTER', 'Service', 'settle', 'LogTaken', 'alone', 'follow', 'successor_of']
+           'BROKEN', 'SWAPS', 'REST', 'RETRY_AFTER', 'Service', 'settle', 'LogTaken', 'alone', 'follow', 'successor_of']
 
 # %% ../../nbs/58_service.ipynb #3ae6fa00
 import asyncio
@@ -28,7 +28,7 @@ from ..schemas import TransactionRequest
 from ..scoring import REFUSALS, Refusal, Scorer
 from ..settings import Mendable, settings
 
-# %% ../../nbs/58_service.ipynb #5db5db72
+# %% ../../nbs/58_service.ipynb #09613c69
 BUCKETS = [t * 10**p for p in (-5, -4, -3, -2) for t in (1, 2, 5)] + [0.1, 0.5, 1.0, 5.0]  # seconds
 METRICS = CollectorRegistry()  # of its own: a notebook and its module may live in one process
 ProcessCollector(registry=METRICS)
@@ -40,6 +40,7 @@ DECISIONS = Counter("mlops_fraud_decisions", "Transactions decided", ["decision"
 DECIDED = {decision: DECISIONS.labels(decision) for decision in ("approve", "review", "block")}
 REFUSED = Counter("mlops_fraud_refused", "Requests, or lines of a batch, answered with a problem", ["status"], registry=METRICS)
 EVENTS = Gauge("mlops_fraud_events", "Events that the past holds", registry=METRICS)
+BROKEN = Gauge("mlops_fraud_successor_broken", "1 while the version that the alias names cannot take over", registry=METRICS)
 SWAPS = Counter("mlops_fraud_swaps", "Times that another model or other rules took over", registry=METRICS)
 
 # %% ../../nbs/58_service.ipynb #9dcf3945
@@ -198,7 +199,7 @@ def alone(ledger: Path) -> IO[bytes]:
         raise LogTaken(f"another service writes to {ledger}; end it, or set LEDGER to another file") from None
     return lock
 
-# %% ../../nbs/58_service.ipynb #99ea5773
+# %% ../../nbs/58_service.ipynb #d4ff707c
 RETRY_AFTER = 10  # looks: a successor that cannot load costs time, and may be mended where it lies
 
 
@@ -211,10 +212,12 @@ async def follow(service: Service, seconds: float) -> None:
             if successor := await asyncio.to_thread(successor_of, service.loaded):
                 await _swap(service, successor)
             complaint = ""
+            BROKEN.set(0)
         except Exception as reason:  # whatever is wrong with the registry or the successor, the present model goes on answering
             if repr(reason) != complaint:
                 print(f"the present version goes on answering; its successor cannot: {reason}", flush=True)
             complaint = repr(reason)
+            BROKEN.set(1)
 
 
 def successor_of(current: Scorer | None) -> Scorer | None:
