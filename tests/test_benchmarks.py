@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+from mlops_fraud.casework import Casework, Filter
 from mlops_fraud.data.simulator import simulated, write_simulation
+from mlops_fraud.ledger import Ledger
 from mlops_fraud.state import State
 
 DATA_STAGES = [
@@ -90,3 +92,15 @@ def test_a_pause_is_the_time_without_an_answer_while_one_is_due(benchmark: Calla
     longest = load.pauses(load.Answered(due, done, np.full(5, 200)), 2)
     assert [round(pause.milliseconds) for pause in longest] == [500, 100]
     assert longest[0].at == 2.0
+
+
+def test_the_log_behind_the_app_s_figures_holds_decisions_and_labels(benchmark: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    pages, world = benchmark("pages"), benchmark("world")
+    made = world.prepare(tmp_path, 10_000, 1_100, trees=6)
+    pages.with_a_long_queue(made)
+    pages.fill(made, 2_200)
+    assert all(microseconds > 0 for microseconds in pages.cost_of_indexes(made))
+    ledger = Ledger(tmp_path / pages.LOG)
+    totals = Casework(ledger).totals(Filter())
+    assert len(ledger) == 2_200 and totals["fraud"][0] == totals["genuine"][0] > 0
+    ledger.close()

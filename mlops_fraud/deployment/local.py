@@ -66,7 +66,7 @@ def provide_raw_file(root: Path, chosen: Settings) -> Path:
         write_simulation(path, chosen.simulated_rows, chosen.simulated_seed, progress=True)
     return path
 
-# %% ../../nbs/62_local.ipynb #874e2af5
+# %% ../../nbs/62_local.ipynb #47c80179
 class Server(NamedTuple):
     "A server to start: its name, command, address and the page that says it lives."
 
@@ -91,7 +91,7 @@ def servers(root: Path, chosen: Settings) -> list[Server]:
 
 
 @contextmanager
-def running(started: list[Server], logs: Path, cwd: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def running(started: list[Server], logs: Path, cwd: Path, patience: float = 90.0) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     "Start the servers, wait until each lives, and end them all on leaving. Raises `CannotRun` with the log of one that does not."
     logs.mkdir(parents=True, exist_ok=True)
     processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -101,7 +101,7 @@ def running(started: list[Server], logs: Path, cwd: Path) -> Iterator[dict[str, 
                 output: dict[str, Any] = {"stdout": log, "stderr": subprocess.STDOUT}
                 processes[server.name] = subprocess.Popen(server.command, cwd=cwd, start_new_session=True, **output)
         for server in started:
-            _wait_until_alive(server, processes[server.name], logs / f"{server.name.lower()}.log")
+            _wait_until_alive(server, processes[server.name], logs / f"{server.name.lower()}.log", patience)
         yield processes
     finally:
         _end(processes)
@@ -125,7 +125,7 @@ def _end(processes: dict[str, subprocess.Popen[bytes]]) -> None:
             return
 
 
-def _wait_until_alive(server: Server, process: subprocess.Popen[bytes], log: Path, patience: float = 90.0) -> None:
+def _wait_until_alive(server: Server, process: subprocess.Popen[bytes], log: Path, patience: float) -> None:
     deadline = time.monotonic() + patience
     while process.poll() is None and time.monotonic() < deadline:
         try:
