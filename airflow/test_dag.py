@@ -23,11 +23,11 @@ from conftest import copy_tracked  # noqa: E402
 from operations import decided, label, learned, settings_in  # noqa: E402
 
 from mlops_fraud import registry  # noqa: E402
-from mlops_fraud.data.simulator import HARD, PAYSIM, simulated_days  # noqa: E402
+from mlops_fraud.data.simulator import PAYSIM, simulated_days  # noqa: E402
 from mlops_fraud.scoring import Scorer  # noqa: E402
 
 AIRFLOW = Path(os.environ.get("AIRFLOW_BIN", ROOT / ".airflow/bin"))
-PATIENCE = 1_200  # seconds until the DAG must have succeeded
+PATIENCE = 1_800  # seconds until the DAG must have succeeded; Airflow first makes the run that fell due before it started, and ours then finds its work done
 
 
 @pytest.mark.timeout(PATIENCE + 600)
@@ -39,7 +39,7 @@ def test_the_retraining_succeeds_though_a_task_is_killed(tmp_path: Path) -> None
     live = project / "data/live"
     live.mkdir(parents=True)
     chosen = settings_in(live, rules="")
-    events = simulated_days(600 * 60, 60, 7, {0: PAYSIM, 40: HARD}, share=0.005)
+    events = simulated_days(600 * 60, 60, 7, {0: PAYSIM}, share=0.005)
     history = events.filter(pl.col("step") < 24 * 40)
     history.write_parquet(live / "history.parquet")
     learned(history, live, chosen, max_trees=20)
