@@ -108,7 +108,7 @@ def visits(page: Page, url: str, worst: str) -> dict[str, tuple[float, float]]:
         if name == "transaction":
             page.goto(f"{url}/transaction?id={worst}")
         else:
-            page.get_by_test_id("stSidebarNavLink").filter(has_text=name.capitalize()).click()
+            page.get_by_test_id("stSidebarNav").get_by_role("link", name=name.capitalize(), exact=True).click()
         expect(page.get_by_text(says).first).to_be_visible(timeout=120_000)
 
     page.goto(f"{url}/data")
