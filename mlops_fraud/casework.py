@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LAYOUT', 'SECOND_LEG', 'FIRST_LEG', 'LOSS', 'SCHEMA', 'Status', 'PAGE', 'RECENT', 'COMPARED', 'CONDITIONS', 'CASE',
-           'LEGS', 'LABEL', 'ALERTS', 'OTHERS', 'TRAFFIC', 'FOUND', 'MATURITY', 'MOVE', 'FREE', 'MINE', 'GO', 'GO_BACK',
-           'OldCasework', 'Filter', 'Alert', 'Step', 'Other', 'Outcome', 'Page', 'Casework', 'cosines', 'together',
-           'take', 'assign', 'conclude', 'undo']
+           'LEGS', 'LABEL', 'ALERTS', 'ONE', 'QUEUE', 'OTHERS', 'RECEIVED', 'TRAFFIC', 'FOUND', 'MATURITY', 'MOVE',
+           'FREE', 'MINE', 'GO', 'GO_BACK', 'OldCasework', 'Filter', 'Alert', 'Step', 'Other', 'Outcome', 'Page',
+           'Casework', 'cosines', 'together', 'take', 'assign', 'conclude', 'undo']
 
 # %% ../nbs/55_casework.ipynb #0fb450cc
 import sqlite3
@@ -24,7 +24,7 @@ from .ledger import Ledger
 from .schemas import TransactionType
 from .settings import Mendable
 
-# %% ../nbs/55_casework.ipynb #1b182fa9
+# %% ../nbs/55_casework.ipynb #57a4579e
 LAYOUT = 1  # raise it with every change of the tables
 SECOND_LEG = """{0}type = 'CASH_OUT' AND instr({0}answer, '"linked":["') > 0"""  # {0}: the table's name and a dot, or nothing
 FIRST_LEG = "json_extract({0}answer, '$.linked[0]')"
@@ -53,8 +53,7 @@ CREATE INDEX casework_labels ON feedback (transaction_id);
 CREATE INDEX casework_alerts ON decisions ({LOSS}, sequence, step, type, amount, nameDest, decision, answered_at, transaction_id)
     WHERE decision <> 'approve';
 CREATE INDEX casework_legs ON decisions ({FIRST_LEG.format("")}) WHERE {SECOND_LEG.format("")};
-CREATE INDEX casework_traffic ON decisions (answered_at, decision, amount, probability);
-CREATE INDEX casework_recipients ON decisions (nameDest) WHERE type <> 'PAYMENT';
+CREATE INDEX casework_traffic ON decisions (answered_at, decision, amount, probability, nameDest);
 """
 
 # %% ../nbs/55_casework.ipynb #ddc64d46
@@ -162,15 +161,16 @@ class Page:
     alerts: list[Alert]
     after: str | None
 
-# %% ../nbs/55_casework.ipynb #7af48353
+# %% ../nbs/55_casework.ipynb #a829c672
 CASE = f"coalesce(CASE WHEN {SECOND_LEG.format('d.')} THEN {FIRST_LEG.format('d.')} END, d.transaction_id)"
 LEGS = f"(SELECT 1 + count(*) FROM decisions AS leg WHERE {SECOND_LEG.format('leg.')} AND {FIRST_LEG.format('leg.')} = {CASE})"
 LABEL = "(SELECT fraud FROM feedback WHERE feedback.transaction_id = d.transaction_id ORDER BY feedback.sequence DESC LIMIT 1)"
 ALERTS = f"""
 SELECT d.sequence, d.transaction_id, d.step, d.type, d.amount, d.nameDest, d.decision, d.probability, {LOSS} AS loss, d.answered_at,
     {CASE}, {LEGS}, coalesce(now.status, 'new'), coalesce(now.assignee, '')
-FROM decisions AS d LEFT JOIN casework_now AS now ON now.alert = d.sequence
+FROM decisions AS d {{how}} LEFT JOIN casework_now AS now ON now.alert = d.sequence
 """
+ONE, QUEUE = ALERTS.format(how=""), ALERTS.format(how="INDEXED BY casework_alerts")  # the planner, left to itself, may sort instead
 OTHERS = (
     f"SELECT d.transaction_id, d.step, d.type, d.amount, d.nameOrig, d.nameDest, d.decision, d.probability, {LABEL} FROM decisions AS d "
 )
@@ -180,7 +180,7 @@ def _other(row: Sequence[Any], likeness: float | None = None) -> Other:
     *seen, fraud = row
     return Other(*(*seen, None if fraud is None else bool(fraud), likeness))
 
-# %% ../nbs/55_casework.ipynb #1642655c
+# %% ../nbs/55_casework.ipynb #eae5dfd6
 class Casework:
     "The work on the alerts of a `ledger`, in its file."
 
@@ -205,27 +205,27 @@ class Casework:
             loss, sequence = after.split(":")
             where += f" AND {LOSS} <= ? AND ({LOSS} < ? OR d.sequence < ?)"
             values += [float(loss), float(loss), int(sequence)]
-        rows = self._ask(f"{ALERTS} WHERE {where} ORDER BY {LOSS} DESC, d.sequence DESC LIMIT ?", [*values, n + 1])
+        rows = self._ask(f"{QUEUE} WHERE {where} ORDER BY {LOSS} DESC, d.sequence DESC LIMIT ?", [*values, n + 1])
         found = [Alert(*row) for row in rows[:n]]
         return Page(found, f"{found[-1].loss!r}:{found[-1].sequence}" if len(rows) > n else None)
 
     def totals(self, chosen: Filter) -> dict[str, tuple[int, float]]:
         "Number and expected loss of the alerts in each status, as far as the rest of the filter lets them through."
         where, values = _where(chosen.model_dump(exclude_none=True, exclude={"status"}))
-        query = f"SELECT coalesce(now.status, 'new'), count(*), sum({LOSS}) FROM decisions AS d LEFT JOIN casework_now AS now ON now.alert = d.sequence WHERE {where} GROUP BY 1"
+        query = f"SELECT coalesce(now.status, 'new'), count(*), sum({LOSS}) FROM decisions AS d INDEXED BY casework_alerts LEFT JOIN casework_now AS now ON now.alert = d.sequence WHERE {where} GROUP BY 1"
         return {status: (n, loss) for status, n, loss in self._ask(query, values)}
 
     def find(self, transaction_id: str) -> Alert | None:
         "Any decision as an alert, also one that approved."
-        rows = self._ask(f"{ALERTS} WHERE d.transaction_id = ?", [transaction_id])
+        rows = self._ask(f"{ONE} WHERE d.transaction_id = ?", [transaction_id])
         return Alert(*rows[0]) if rows else None
 
     def case(self, first: str) -> list[Alert]:
         "The legs of the case that begins with the transfer `first`."
         legs = self._ask(
-            f"{ALERTS} WHERE {SECOND_LEG.format('d.')} AND {FIRST_LEG.format('d.')} = ? ORDER BY d.sequence LIMIT ?", [first, PAGE]
+            f"{ONE} WHERE {SECOND_LEG.format('d.')} AND {FIRST_LEG.format('d.')} = ? ORDER BY d.sequence LIMIT ?", [first, PAGE]
         )
-        return [Alert(*row) for row in [*self._ask(f"{ALERTS} WHERE d.transaction_id = ?", [first]), *legs]]
+        return [Alert(*row) for row in [*self._ask(f"{ONE} WHERE d.transaction_id = ?", [first]), *legs]]
 
     def history(self, transaction_id: str) -> list[Step]:
         "What was done about a transaction, the first step first."
@@ -233,9 +233,9 @@ class Casework:
         return [Step(*row) for row in self._ask(query, [transaction_id])]
 
     def received(self, alert: Alert, n: int = PAGE) -> list[Other]:
-        "What the recipient of `alert` got before it, the latest first."
-        query = f"{OTHERS} WHERE d.nameDest = ? AND d.type <> 'PAYMENT' AND d.sequence < ? ORDER BY d.sequence DESC LIMIT ?"
-        return [_other(row) for row in self._ask(query, [alert.recipient, alert.sequence, n])]
+        "What the recipient of `alert` got before it, the latest first, among the latest `RECENT` decisions before."
+        rows = self._ask(f"{OTHERS} {RECEIVED}", [alert.answered_at, RECENT, alert.recipient, alert.sequence, n])
+        return [_other(row) for row in rows]
 
     def similar(self, alert: Alert, n: int = 5) -> list[Other]:
         "Labelled transactions that scored for the same reasons: the likeness is the cosine of the SHAP values."
@@ -278,6 +278,10 @@ class Casework:
         return blobs[0], blobs[1], np.array([row[2] for row in rows])
 
 
+RECEIVED = """
+WHERE d.sequence IN (SELECT sequence FROM (SELECT sequence, nameDest FROM decisions WHERE answered_at <= ? ORDER BY answered_at DESC LIMIT ?) WHERE nameDest = ?)
+    AND d.sequence < ? ORDER BY d.sequence DESC LIMIT ?
+"""
 TRAFFIC = """
 SELECT min(CAST(86400 * (julianday(answered_at) - julianday(:since)) / :width AS INTEGER), :last) AS bucket, count(*),
     sum(decision = 'approve'), sum(decision = 'review'), sum(decision = 'block'),

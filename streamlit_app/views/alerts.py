@@ -9,6 +9,7 @@ from look import BADGES, frame, may_say, money, page, tell
 
 from mlops_fraud.schemas import TYPES
 
+PAGE = 50  # alerts
 STATES = ("new", "in review", "fraud", "genuine")
 COLUMNS = {
     "loss": "Expected loss", "amount": "Amount", "probability": "Chance of fraud", "decision": "Decision", "type": "Type", "step": "Hour",
@@ -119,7 +120,7 @@ def body() -> None:
     wanted = {**chosen, **({"status": status} if status else {})}
     if st.session_state.get("wanted") != wanted:
         st.session_state.wanted, st.session_state.after = wanted, []
-    found = queue({**wanted, **({"after": st.session_state.after[-1]} if st.session_state.after else {})})
+    found = queue({**wanted, "n": PAGE, **({"after": st.session_state.after[-1]} if st.session_state.after else {})})
     st.session_state.step = found.step
     totals = {state: found.totals.get(state, (0, 0.0)) for state in STATES}
     st.segmented_control(
@@ -149,9 +150,10 @@ def body() -> None:
     buttons(ids)
     selected = rows.filter(pl.col("Transaction").is_in(ids))
     n, loss = totals[status] if status else map(sum, zip(*totals.values()))
+    start = PAGE * len(st.session_state.after)
     told = f"{len(ids)} selected, worth {money(float(selected['Amount'].sum()))}. " if ids else ""
     st.caption(
-        f"{told}{n:,} alerts pass the filters, with an expected loss of {money(loss)}; the worst stand first. Keys: T take, F fraud, G genuine, U undo, O open, N next, B back."
+        f"{told}{n:,} alerts pass the filters, with an expected loss of {money(loss)}; the worst stand first, here {start + 1:,} to {start + rows.height:,}. Keys: T take, F fraud, G genuine, U undo, O open, N next, B back."
     )
     back, forth, _ = st.columns([1, 1, 4])
     back.button("Back", shortcut="b", disabled=not st.session_state.after, on_click=turn, args=(None,), width="stretch")

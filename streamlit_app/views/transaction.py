@@ -162,10 +162,7 @@ def otherwise(about: Told) -> None:
 def timeline(about: Told) -> None:
     "What the recipient got before, as a picture and a table."
     if not about.received:
-        st.info(
-            "The log knows of nothing that this recipient got before."
-            + (" Payments to merchants are not looked up." if about.alert.type == "PAYMENT" else "")
-        )
+        st.info("This recipient got nothing in the 100,000 decisions before.")
         return
     data = frame(about.received, {"step": "hour", "amount": "amount", "decision": "decision", "type": "type"})
     colours = alt.Color(
