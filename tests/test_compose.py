@@ -155,3 +155,8 @@ def test_a_service_keeps_to_itself(name: str) -> None:
         assert set(service["profiles"]) <= set(SERVICES[other]["profiles"])
     secrets = [str(value) for variable, value in service.get("environment", {}).items() if re.search("PASSWORD|SECRET|_KEY$", variable)]
     assert all("${" in value for value in secrets), "no secret is written down"
+
+
+@pytest.mark.parametrize("package", ["boto3", "mlflow", "psycopg", "streamlit"])
+def test_the_image_has_what_the_test_takes_from_the_tests_own_packages(package: str) -> None:
+    assert re.search(rf"^{package}==", (ROOT / "requirements/run.txt").read_text(), re.M)
