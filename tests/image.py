@@ -1,4 +1,4 @@
-"""What the image of the API holds, installed beside the project: .ci/run tries whether it answers, since it may have no Docker."""
+"""What the image of the API holds, installed beside the project: does it answer? For where there is no Docker."""
 
 import os
 import subprocess

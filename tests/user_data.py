@@ -1,4 +1,4 @@
-"""What an instance of deploy/aws.yaml does when it starts, done here: .ci/run tries whether it ends in an API that answers.
+"""What an instance of deploy/aws.yaml does when it starts, done here: does it end in an API that answers?
 
 The script is the one that the stack hands to the instance, its secrets come from the account's Systems Manager and its
 volume from the account's EC2. What this machine has not got, it finds first on PATH: Amazon's Linux, its metadata,
