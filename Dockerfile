@@ -8,7 +8,7 @@
 #     -e MLFLOW_TRACKING_URI="sqlite:///$PWD/models/mlflow.db" -e KEYS=data/live/keys.txt mlops-fraud
 # `mlops-fraud key NAME ROLE` makes the keys: to a container every client is another machine, and those need one.
 # An MLflow server needs no such folder: -e MLFLOW_TRACKING_URI=http://mlflow:5000; compose.yaml starts one.
-# The pipeline works on a checkout: docker run --user "$(id -u)" -e HOME=/tmp -v "$PWD:/app" mlops-fraud-all dvc repro
+# The pipeline works on a checkout: docker run --user "$(id -u)" -e HOME=/tmp -e NUMBA_CACHE_DIR=/tmp/numba -v "$PWD:/app" mlops-fraud-all dvc repro
 ARG BASE=python:3.12-slim-bookworm
 ARG PACKAGES=serve
 
