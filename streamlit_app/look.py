@@ -59,6 +59,11 @@ def tell(outcome: Told, did: str) -> None:
         st.toast(f"`{transaction_id}`: {why}", icon=":material/warning:")
 
 
+def verb(place: Any, name: str, can: bool, do: Callable[..., None], *args: Any, help: str | None = None, **kwargs: Any) -> None:
+    "A button whose key is the first letter of its `name`, and which lets `do` run with the rest."
+    place.button(name, shortcut=name[0].lower(), disabled=not can, on_click=do, args=args, kwargs=kwargs, width="stretch", help=help)
+
+
 # --- Numbers
 
 
@@ -81,6 +86,11 @@ def chance(probability: float) -> str:
 
 def milliseconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.2g} ms" if value < 10 else f"{value:,.0f} ms"
+
+
+def figure(place: Any, name: str, value: str, help: str, **more: Any) -> None:
+    "A figure in a box, with what it means."
+    place.metric(name, value, border=True, help=help, **more)
 
 
 # --- A decision

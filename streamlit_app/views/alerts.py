@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 import streamlit as st
 from client import Told, Unanswered, act, queue
-from look import BADGES, frame, may_say, money, page, tell
+from look import BADGES, frame, may_say, money, page, tell, verb
 
 from mlops_fraud.schemas import TYPES
 
@@ -73,39 +73,15 @@ def buttons(ids: list[str]) -> None:
     "What can be done with the selected alerts, each with its key."
     barred, last = may_say(), st.session_state.last
     places = st.columns([1, 1, 1, 1.3, 1, 1.3], vertical_alignment="bottom")
-    none, more = (
-        not ids or bool(barred),
-        {"whole_case": places[5].toggle("Whole case", key="whole", help="Do it to all legs of the selected alerts' cases.")},
-    )
-    places[0].button("Take", shortcut="t", disabled=none, on_click=do, args=("take", ids, "taken"), kwargs=more, width="stretch")
-    places[1].button(
-        "Fraud",
-        shortcut="f",
-        disabled=none,
-        on_click=do,
-        args=("conclude", ids, "labelled fraud"),
-        kwargs={**more, "fraud": True},
-        width="stretch",
-    )
-    places[2].button(
-        "Genuine",
-        shortcut="g",
-        disabled=none,
-        on_click=do,
-        args=("conclude", ids, "labelled genuine"),
-        kwargs={**more, "fraud": False},
-        width="stretch",
-    )
-    places[3].button(
-        "Undo",
-        shortcut="u",
-        disabled=bool(barred) or not (ids or last),
-        on_click=do,
-        args=("undo", ids or last, "undone"),
-        kwargs=more if ids else {},
-        width="stretch",
-        help="The last step on the selected alerts, or else your last action.",
-    )
+    whole: dict[str, Any] = {
+        "whole_case": places[5].toggle("Whole case", key="whole", help="Do it to all legs of the selected alerts' cases.")
+    }
+    can = bool(ids) and not barred
+    verb(places[0], "Take", can, do, "take", ids, "taken", **whole)
+    verb(places[1], "Fraud", can, do, "conclude", ids, "labelled fraud", fraud=True, **whole)
+    verb(places[2], "Genuine", can, do, "conclude", ids, "labelled genuine", fraud=False, **whole)
+    what = "The last step on the selected alerts, or else your last action."
+    verb(places[3], "Undo", bool(ids or last) and not barred, do, "undo", ids or last, "undone", help=what, **(whole if ids else {}))
     if places[4].button("Open", shortcut="o", disabled=len(ids) != 1, width="stretch", help="All about the one that is selected."):
         st.switch_page("views/transaction.py", query_params={"id": ids[0]})
     if barred:

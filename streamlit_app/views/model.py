@@ -1,12 +1,13 @@
 """The model: what it is, where its limits stand and what others would do, what it rests on, and its rivals."""
 
 import json
+from typing import Any
 
 import altair as alt
 import polars as pl
 import streamlit as st
 from client import Told, about, ready, reasons, versions
-from look import chance, money, page, report, table
+from look import chance, figure, money, page, report, table
 
 from mlops_fraud.settings import project_root
 
@@ -38,77 +39,52 @@ def limits() -> None:
         help="Drag it: what would another limit have done in the test period, which the model had never seen?",
     )
     minutes = st.number_input("Minutes that an analyst needs for an alert", 1.0, 120.0, 10.0, step=1.0)
-    at = curve.row(by_predicate=pl.col("threshold") == chosen, named=True)
-    was = curve.row(by_predicate=pl.col("threshold") == nearest, named=True)
-    tested = judged["metrics"]["events"]
-    moved = chosen != nearest or None
-    a_day = now["events"] / max(now["step"], 1) * 24 / tested
-    cells = st.columns(4)
-    cells[0].metric(
-        "Alerts a day",
-        f"{at['alerts'] * a_day:,.0f}",
-        moved and f"{(at['alerts'] - was['alerts']) * a_day:+,.0f}",
-        delta_color="inverse",
-        border=True,
-        help=f"At this log's usual traffic of {a_day * tested:,.0f} transactions a day. The small figure compares with the limit in use.",
-    )
-    cells[1].metric(
-        "Analyst hours a day",
-        f"{at['alerts'] * a_day * minutes / 60:,.1f}",
-        moved and f"{(at['alerts'] - was['alerts']) * a_day * minutes / 60:+,.1f}",
-        delta_color="inverse",
-        border=True,
-        help="Alerts times the minutes above.",
-    )
-    cells[2].metric(
-        "Fraud money stopped",
-        f"{at['money_stopped']:.1%}",
-        moved and f"{100 * (at['money_stopped'] - was['money_stopped']):+.1f} points",
-        border=True,
-        help="Share of the money in frauds that is held or blocked.",
-    )
-    cells[3].metric(
-        "Cost",
-        money(at["cost"]),
-        moved and money(at["cost"] - was["cost"]),
-        delta_color="inverse",
-        border=True,
-        help="Of the test period, in the log's currency: missed frauds, analysts' time, customers turned away.",
-    )
+    effects(curve, chosen, nearest, minutes, now["events"] / max(now["step"], 1) * 24, judged["metrics"]["events"])
     left, right = st.columns(2)
-    x = alt.X("threshold:Q", scale=alt.Scale(type="log"), title="review from this chance of fraud", axis=alt.Axis(format=".2~%"))
-    here = alt.Chart(pl.DataFrame({"threshold": [chosen]})).mark_rule(color=RED, size=2).encode(x="threshold:Q")
-    cost = (
-        alt.Chart(curve)
-        .mark_line(color=BLUE)
-        .encode(
-            x=x,
-            y=alt.Y("cost:Q", scale=alt.Scale(type="log"), title="cost", axis=alt.Axis(format=".2~s")),
-            tooltip=["threshold", "cost", "alerts"],
-        )
-    )
-    left.altair_chart(alt.layer(cost, here).properties(title="What each limit costs", height=280), width="stretch")
-    long = by_recall.unpivot(index="recall", variable_name="hours", value_name="precision").drop_nulls()
-    colours = alt.Color(
-        "hours:N",
-        scale=alt.Scale(domain=["overall", "live", "busy"], range=[BLUE, ORANGE, RED]),
-        legend=alt.Legend(orient="top", title=None),
-    )
-    lines = (
-        alt.Chart(long)
-        .mark_line()
-        .encode(
-            x=alt.X("recall:Q", title="share of the frauds that alert", axis=alt.Axis(format="%")),
-            y=alt.Y("precision:Q", title="share of the alerts that are fraud", axis=alt.Axis(format="%")),
-            color=colours,
-            strokeDash=alt.StrokeDash("hours:N", legend=None),
-            tooltip=["hours", "recall", "precision"],
-        )
-    )
-    right.altair_chart(lines.properties(title="Caught, and falsely alarmed", height=280), width="stretch")
+    left.altair_chart(costs(curve, chosen), width="stretch")
+    right.altair_chart(caught(by_recall), width="stretch")
     st.caption(
         "*Live* counts hours with at least one genuine transaction, *busy* those with 500 or more: plan with these. In the data's quiet hours only thieves are awake, which flatters the overall line."
     )
+
+
+def effects(curve: pl.DataFrame, chosen: float, used: float, minutes: float, traffic: float, tested: int) -> None:
+    "What the limit `chosen` would do beside the one that is `used`, at a day's `traffic`; the curve is that of `tested` transactions."
+    at, was = (curve.row(by_predicate=pl.col("threshold") == limit, named=True) for limit in (chosen, used))
+    moved, places = chosen != used or None, st.columns(4)
+    alerts, before = at["alerts"] * traffic / tested, was["alerts"] * traffic / tested
+    figure(places[0], "Alerts a day", f"{alerts:,.0f}",
+           f"At this log's usual traffic of {traffic:,.0f} transactions a day. The small figure compares with the limit in use.",
+           delta=moved and f"{alerts - before:+,.0f}", delta_color="inverse")  # fmt: skip
+    figure(places[1], "Analyst hours a day", f"{alerts * minutes / 60:,.1f}", "Alerts times the minutes above.",
+           delta=moved and f"{(alerts - before) * minutes / 60:+,.1f}", delta_color="inverse")  # fmt: skip
+    figure(places[2], "Fraud money stopped", f"{at['money_stopped']:.1%}", "Share of the money in frauds that is held or blocked.",
+           delta=moved and f"{100 * (at['money_stopped'] - was['money_stopped']):+.1f} points")  # fmt: skip
+    figure(places[3], "Cost", money(at["cost"]),
+           "Of the test period, in the log's currency: missed frauds, analysts' time, customers turned away.",
+           delta=moved and money(at["cost"] - was["cost"]), delta_color="inverse")  # fmt: skip
+
+
+def costs(curve: pl.DataFrame, chosen: float) -> Any:
+    "What each limit costs, and where the `chosen` one is."
+    x = alt.X("threshold:Q", scale=alt.Scale(type="log"), title="review from this chance of fraud", axis=alt.Axis(format=".2~%"))
+    y = alt.Y("cost:Q", scale=alt.Scale(type="log"), title="cost", axis=alt.Axis(format=".2~s"))
+    line = alt.Chart(curve).mark_line(color=BLUE).encode(x=x, y=y, tooltip=["threshold", "cost", "alerts"])
+    here = alt.Chart(pl.DataFrame({"threshold": [chosen]})).mark_rule(color=RED, size=2).encode(x="threshold:Q")
+    return alt.layer(line, here).properties(title="What each limit costs", height=280)
+
+
+def caught(by_recall: pl.DataFrame) -> alt.Chart:
+    "Precision by recall, overall and in the hours where it is hard."
+    scale = alt.Scale(domain=["overall", "live", "busy"], range=[BLUE, ORANGE, RED])
+    lines = alt.Chart(by_recall.unpivot(index="recall", variable_name="hours", value_name="precision").drop_nulls()).mark_line()
+    return lines.encode(
+        x=alt.X("recall:Q", title="share of the frauds that alert", axis=alt.Axis(format="%")),
+        y=alt.Y("precision:Q", title="share of the alerts that are fraud", axis=alt.Axis(format="%")),
+        color=alt.Color("hours:N", scale=scale, legend=alt.Legend(orient="top", title=None)),
+        strokeDash=alt.StrokeDash("hours:N", legend=None),
+        tooltip=["hours", "recall", "precision"],
+    ).properties(title="Caught, and falsely alarmed", height=280)
 
 
 def calibration() -> None:

@@ -101,8 +101,8 @@ def body() -> None:
     with right:
         refusals(found.refused)
     st.subheader("Drift and alarms")
-    if not report("monitoring/README.md"):
-        st.info("No report on drift has been written yet.")
+    if not report("monitoring/monitoring.md"):
+        st.info("No day has been judged yet; `mlops-fraud monitor` does, once a day of the log is over.")
 
 
 page("Monitor", body)

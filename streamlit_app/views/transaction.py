@@ -3,7 +3,7 @@
 import altair as alt
 import streamlit as st
 from client import Told, Unanswered, act, ask, dossier, nearest, ready
-from look import COLOURS, LABELS, badge, chance, frame, may_say, money, page, picture, ruler, said, tell, why
+from look import COLOURS, LABELS, badge, chance, frame, may_say, money, page, picture, ruler, said, tell, verb, why
 
 from mlops_fraud.schemas import TYPES
 
@@ -57,45 +57,15 @@ def head(about: Told) -> None:
     st.caption(
         f"Blue is approved, orange is reviewed from {chance(answer.thresholds.review)}, red is blocked from {chance(answer.thresholds.block)}. Model {answer.model.name}, version {answer.model.version}."
     )
-    barred, places = bool(may_say()), st.columns([1, 1, 1, 1, 2], vertical_alignment="center")
-    free = alert.status in ("new", "in review")
-    places[0].button(
-        "Take",
-        shortcut="t",
-        disabled=barred or alert.status != "new",
-        on_click=do,
-        args=("take", "taken", alert.transaction_id),
-        width="stretch",
-    )
-    places[1].button(
-        "Fraud",
-        shortcut="f",
-        disabled=barred or not free,
-        on_click=do,
-        args=("conclude", "labelled fraud", alert.transaction_id),
-        kwargs={"fraud": True},
-        width="stretch",
-    )
-    places[2].button(
-        "Genuine",
-        shortcut="g",
-        disabled=barred or not free,
-        on_click=do,
-        args=("conclude", "labelled genuine", alert.transaction_id),
-        kwargs={"fraud": False},
-        width="stretch",
-    )
-    places[3].button(
-        "Undo",
-        shortcut="u",
-        disabled=barred or alert.status == "new",
-        on_click=do,
-        args=("undo", "undone", alert.transaction_id),
-        width="stretch",
-    )
+    barred, places = may_say(), st.columns([1, 1, 1, 1, 2], vertical_alignment="center")
+    can_say = alert.status in ("new", "in review") and not barred
+    verb(places[0], "Take", alert.status == "new" and not barred, do, "take", "taken", alert.transaction_id)
+    verb(places[1], "Fraud", can_say, do, "conclude", "labelled fraud", alert.transaction_id, fraud=True)
+    verb(places[2], "Genuine", can_say, do, "conclude", "labelled genuine", alert.transaction_id, fraud=False)
+    verb(places[3], "Undo", alert.status != "new" and not barred, do, "undo", "undone", alert.transaction_id)
     places[4].markdown(f"**{alert.status}**" + (f", with {alert.assignee}" if alert.assignee else ""))
     if barred:
-        st.caption(may_say())
+        st.caption(barred)
 
 
 def costs(about: Told) -> None:
