@@ -41,6 +41,8 @@ def _answer(method: str, path: str, **request: Any) -> httpx.Response:
         response = _line(url).request(method, path, headers={"X-API-Key": key} if key else {}, **request)
     except httpx.TransportError:
         raise Unanswered(f"The API does not answer at {url}. Start it with `make run`, then reload this page.") from None
+    if response.status_code >= 500 and "json" not in response.headers.get("content-type", ""):
+        raise Unanswered(f"The API failed on this ({method} {path}); what went wrong stands in its log.")
     if response.status_code != 200:
         problem = response.json()
         said = "\n".join(f"* {line}" for line in problem["errors"]) or problem["detail"]

@@ -284,7 +284,7 @@ async def undo(action: Action, request: Request) -> Outcome:
     anyone = person.name is not None and person.role == "admin"
     return await _act(request, action, lambda ledger, ids, by: casework.undo(ledger, ids, by, anyone))
 
-# %% ../../nbs/59_desk.ipynb #6525ee42
+# %% ../../nbs/59_desk.ipynb #ea8e8e7e
 class Dossier(BaseModel):
     "All about one transaction."
 
@@ -369,8 +369,7 @@ def _holds(service: Service, tx: TransactionRequest, change: Change) -> bool:
 
 def _figure(features: Sequence[Any], change: Change) -> Figure:
     feature = next(feature for feature in features if feature.name == change.field)
-    value = float("nan") if change.value is None else float(change.value)
-    says = sentence(feature, value, 0.0).partition(";")[0]
+    says = sentence(feature, None if change.value is None else float(change.value), 0.0).partition(";")[0]
     return Figure(says=says, probability=change.probability, decision=change.decision)  # type: ignore[arg-type]
 
 # %% ../../nbs/59_desk.ipynb #5e46a068
