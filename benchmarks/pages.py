@@ -66,7 +66,7 @@ def fill(world: World, n: int) -> None:
         ledger.connection.execute(
             f"INSERT INTO decisions ({', '.join(FIELDS)}) SELECT {again} FROM decisions WHERE sequence <= ?", (turn, turn, made)
         )
-    n_alerts, _ = work.totals(Filter())["new"]
+    n_alerts = work.totals(Filter())["new"].n
     for fraud in (True, False):
         worst = work.alerts(Filter(status="new"), n=1 + int(n_alerts * SHARE_LABELLED / 2)).alerts
         casework.conclude(ledger, [alert.transaction_id for alert in worst], fraud, "Ada")
@@ -210,7 +210,7 @@ def main() -> None:
         api, app, _ = servers(root, read_settings())
         with running([api, app], world.folder / "logs", root, patience=600), sync_playwright() as playwright:
             queue = httpx.get(f"{api.url}/desk/alerts", timeout=60).json()
-            print(f"alerts by state: {', '.join(f'{n:,} {state}' for state, (n, _) in queue['totals'].items())}")
+            print(f"alerts by state: {', '.join(f'{of["n"]:,} {state}' for state, of in queue['totals'].items())}")
             worst = queue["alerts"][0]["transaction_id"]
             browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM"), args=FLAGS)
             page = browser.new_page(viewport={"width": 1280, "height": 1000})

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LAYOUT', 'SECOND_LEG', 'FIRST_LEG', 'LOSS', 'SCHEMA', 'Status', 'PAGE', 'RECENT', 'COMPARED', 'CONDITIONS', 'CASE',
            'LEGS', 'LABEL', 'ALERTS', 'ONE', 'QUEUE', 'OTHERS', 'RECEIVED', 'TRAFFIC', 'FOUND', 'MATURITY', 'MOVE',
-           'FREE', 'MINE', 'GO', 'GO_BACK', 'OldCasework', 'Filter', 'Alert', 'Step', 'Other', 'Outcome', 'Page',
-           'Casework', 'cosines', 'together', 'take', 'assign', 'conclude', 'undo']
+           'FREE', 'MINE', 'GO', 'GO_BACK', 'OldCasework', 'Filter', 'Alert', 'Step', 'Other', 'Outcome', 'Total',
+           'Labelled', 'Page', 'Casework', 'cosines', 'together', 'take', 'assign', 'conclude', 'undo']
 
 # %% ../nbs/55_casework.ipynb #0fb450cc
 import sqlite3
@@ -98,7 +98,7 @@ def _where(chosen: dict[str, Any]) -> tuple[str, list[Any]]:
     "The conditions of a filter and their values."
     return " AND ".join(["d.decision <> 'approve'", *(CONDITIONS[name] for name in chosen)]), list(chosen.values())
 
-# %% ../nbs/55_casework.ipynb #870402c9
+# %% ../nbs/55_casework.ipynb #32546e00
 @dataclass(frozen=True)
 class Alert:
     "A decision that asks for someone's look, and how far it is."
@@ -155,6 +155,23 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Total:
+    "Some alerts in short."
+
+    n: int
+    loss: float  # expected, of them all
+
+
+@dataclass(frozen=True)
+class Labelled:
+    "How many alerts of an age have been called fraud or genuine."
+
+    hours: int  # at least so old, counted from the answer
+    alerts: int
+    labelled: int
+
+
+@dataclass(frozen=True)
 class Page:
     "Some alerts, the worst first; `after` asks for the next ones."
 
@@ -180,7 +197,7 @@ def _other(row: Sequence[Any], likeness: float | None = None) -> Other:
     *seen, fraud = row
     return Other(*(*seen, None if fraud is None else bool(fraud), likeness))
 
-# %% ../nbs/55_casework.ipynb #eae5dfd6
+# %% ../nbs/55_casework.ipynb #fb420935
 class Casework:
     "The work on the alerts of a `ledger`, in its file."
 
@@ -209,11 +226,11 @@ class Casework:
         found = [Alert(*row) for row in rows[:n]]
         return Page(found, f"{found[-1].loss!r}:{found[-1].sequence}" if len(rows) > n else None)
 
-    def totals(self, chosen: Filter) -> dict[str, tuple[int, float]]:
+    def totals(self, chosen: Filter) -> dict[str, Total]:
         "Number and expected loss of the alerts in each status, as far as the rest of the filter lets them through."
         where, values = _where(chosen.model_dump(exclude_none=True, exclude={"status"}))
         query = f"SELECT coalesce(now.status, 'new'), count(*), sum({LOSS}) FROM decisions AS d INDEXED BY casework_alerts LEFT JOIN casework_now AS now ON now.alert = d.sequence WHERE {where} GROUP BY 1"
-        return {status: (n, loss) for status, n, loss in self._ask(query, values)}
+        return {status: Total(n, loss) for status, n, loss in self._ask(query, values)}
 
     def find(self, transaction_id: str) -> Alert | None:
         "Any decision as an alert, also one that approved."
@@ -264,9 +281,9 @@ class Casework:
         query = f"SELECT {', '.join(bands)} FROM (SELECT probability FROM decisions ORDER BY answered_at DESC LIMIT ? OFFSET ?)"
         return [[count or 0 for count in self._ask(query, [n, offset])[0]] for offset in (0, n)]
 
-    def maturity(self) -> list[Any]:
-        "Of alerts by age (hours since they were answered, at least 0, 1, 24 and 168): how many, and how many have a label."
-        return self._ask(MATURITY)
+    def maturity(self) -> list[Labelled]:
+        "The alerts by age: at least 0, 1, 24 and 168 hours, as far as there are any."
+        return [Labelled(*row) for row in self._ask(MATURITY)]
 
     def explained(self, n: int, model_version: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         "Features, SHAP values and probabilities of `n` decisions of a model: the worst alerts and the latest decisions, as many of each."

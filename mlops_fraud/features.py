@@ -10,7 +10,7 @@ __all__ = ['EVER', 'THIS_STEP', 'ANY', 'PAIRED', 'KINDS', 'ENTITIES', 'GROUPS', 
            'mix', 'hash_bytes', 'hash_all', 'account_key', 'account_keys', 'Memory', 'empty_memory', 'find', 'reindex',
            'grown', 'Event', 'decay', 'amount_band', 'entity_key', 'longer_run', 'capped', 'event_feature', 'z_score',
            'memory_feature', 'recall', 'describe', 'bits', 'counted', 'include', 'read', 'update', 'step', 'touch',
-           'event_at', 'fold']
+           'event_at', 'fold', 'read_each']
 
 # %% ../nbs/20_features.ipynb #ce2740d5
 import hashlib
@@ -535,7 +535,7 @@ def touch(memory, events, start, end):
             loaded += memory.keys[row] + memory.rows[row, 0]
     return loaded
 
-# %% ../nbs/20_features.ipynb #de942dba
+# %% ../nbs/20_features.ipynb #b39eb48c
 @compiled
 def event_at(events, i):
     "Event `i` of an `Event` of arrays."
@@ -549,3 +549,10 @@ def fold(plan, memory, events, out):
         if i % AHEAD == 0:
             memory.recalled[0, 0] = touch(memory, events, i, min(i + AHEAD, len(out)))  # a place that is never read
         step(plan, memory, event_at(events, i), out[i])
+
+
+@compiled
+def read_each(plan, memory, events, out):
+    "`read` of each of `events`, none of which is counted."
+    for i in range(len(out)):
+        read(plan, memory, event_at(events, i), out[i])

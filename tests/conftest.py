@@ -115,9 +115,10 @@ def serve(tmp_path: Path) -> Serve:
 
 
 def copy_tracked(folder: Path) -> Path:
-    "The tracked files as they are now, in `folder`: no data, models or reports of a run."
+    "The tracked files as they are now and the kernels that were compiled, in `folder`: no data, models or reports of a run."
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")[:-1]
-    for name in tracked:
+    kernels = [str(path.relative_to(ROOT)) for path in (ROOT / "mlops_fraud").rglob("__pycache__/*.nb?")]
+    for name in tracked + kernels:
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)

@@ -59,6 +59,18 @@ def test_the_app_only_frames_the_package() -> None:
         assert not imports & {"xgboost", "sklearn", "numpy", "mlflow"}, f"{page.name} computes what the package should"
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_compiled_stands_on_its_own_module(module: str) -> None:
+    # numba compiles again when the file of a function changes, not when a file does that it took something from.
+    tree = ast.parse((ROOT / f"mlops_fraud/{module}.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    ours = {name.asname or name.name for node in imports for name in node.names} - {"TYPES"}  # which PaySim has fixed
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        if any(word in ast.unparse(decorator) for decorator in function.decorator_list for word in ("njit", "compiled", "intrinsic")):
+            used = {node.id for part in function.body for node in ast.walk(part) if isinstance(node, ast.Name)}
+            assert not used & ours, f"{function.name} would keep an old {', '.join(used & ours)}"
+
+
 @pytest.mark.parametrize("module", ["features", "state", "preprocessing", "scoring", "explain", "model"])
 def test_what_must_never_be_read_is_not_even_named(module: str) -> None:
     names = {node.value for node in ast.walk(ast.parse((ROOT / f"mlops_fraud/{module}.py").read_text())) if isinstance(node, ast.Constant)}

@@ -8,7 +8,7 @@ __all__ = ['router', 'LATELY', 'PULSE', 'SLICES', 'EDGES', 'BEFORE', 'service_of
            'Action', 'Assignment', 'Finding', 'take', 'assign', 'conclude', 'undo', 'Dossier', 'transaction', 'Figure',
            'Nearest', 'nearest', 'Monitor', 'monitor', 'Reasons', 'reasons', 'Registered', 'versions']
 
-# %% ../../nbs/59_desk.ipynb #5f0fe36f
+# %% ../../nbs/59_desk.ipynb #32a44146
 import asyncio
 import datetime as dt
 import sqlite3
@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from .. import casework, registry
-from ..casework import PAGE, Alert, Casework, Filter, Other, Outcome, Step
+from ..casework import PAGE, Alert, Casework, Filter, Labelled, Other, Outcome, Step, Total
 from ..counterfactual import Change, nearest_changes, nearest_figures, rows_of
 from .messages import Record, Unknown, problems
 from .service import REFUSED, SECONDS, Service
@@ -138,7 +138,7 @@ class Pulse:
             self.looks.append((now, counts))
         return {stage: {le: n - before.get(stage, {}).get(le, 0.0) for le, n in own.items()} for stage, own in counts.items()}
 
-# %% ../../nbs/59_desk.ipynb #07e1a9ae
+# %% ../../nbs/59_desk.ipynb #0649b17b
 class Slice(BaseModel):
     "What was decided in one part of the time."
 
@@ -197,22 +197,20 @@ async def live(request: Request, minutes: Annotated[float, Query(gt=0, le=10_080
     return Live(
         model=scorer.called, step=scorer.state.step, events=scorer.state.n_events, seconds=width, slices=slices, milliseconds=took,
         labelled=labelled, frauds=int(frauds), frauds_alerted=int(alerted), fraud_money=money_of_fraud, fraud_money_alerted=money_alerted,
-        open_alerts=sum(totals.get(status, (0, 0.0))[0] for status in ("new", "in review")), degraded=scorer.degraded,
+        open_alerts=sum(totals[status].n for status in ("new", "in review") if status in totals), degraded=scorer.degraded,
     )  # fmt: skip
 
 
 def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else 1000 * seconds
 
-# %% ../../nbs/59_desk.ipynb #9101d0fe
+# %% ../../nbs/59_desk.ipynb #28cb3d0b
 class Queue(BaseModel):
     "A page of alerts."
 
     alerts: list[Alert]
     after: str | None = Field(description="ask for the next ones with this; null: these were the last")
-    totals: dict[str, tuple[int, float]] = Field(
-        description="by status: how many the rest of the filter lets through, and their expected loss"
-    )
+    totals: dict[str, Total] = Field(description="by status: how many the rest of the filter lets through, and their expected loss")
     step: int
 
 
@@ -372,7 +370,7 @@ def _figure(features: Sequence[Any], change: Change) -> Figure:
     says = sentence(feature, None if change.value is None else float(change.value), 0.0).partition(";")[0]
     return Figure(says=says, probability=change.probability, decision=change.decision)  # type: ignore[arg-type]
 
-# %% ../../nbs/59_desk.ipynb #5e46a068
+# %% ../../nbs/59_desk.ipynb #09675c7b
 EDGES = (0.0001, 0.001, 0.01, 0.1, 0.5, 0.9)
 BEFORE = 20_000  # decisions that are compared with as many before them
 
@@ -383,18 +381,17 @@ class Monitor(BaseModel):
     bands: list[str]
     latest: list[int]  # decisions by band of their probability
     before: list[int]  # the same of those before
-    labels: list[tuple[int, int, int]]  # alerts at least so many hours old: how many, and how many have a label
+    labels: list[Labelled]
     refused: dict[str, int]  # requests by status, since the service started
-    totals: dict[str, tuple[int, float]]
 
 
 @router.get("/desk/monitor")
 async def monitor(request: Request) -> Monitor:
     "Scores now and before, age of labels, refusals."
-    scores, labels, totals = await _ask(request, lambda work: (work.scores(EDGES, BEFORE), work.maturity(), work.totals(Filter())))
+    scores, labels = await _ask(request, lambda work: (work.scores(EDGES, BEFORE), work.maturity()))
     bands = [f"{low:.2%} to {high:.2%}" for low, high in zip((0.0, *EDGES), (*EDGES, 1.0))]
     refused = {s.labels["status"]: int(s.value) for s in next(iter(REFUSED.collect())).samples if s.name.endswith("_total")}
-    return Monitor(bands=bands, latest=scores[0], before=scores[1], labels=labels, refused=refused, totals=totals)
+    return Monitor(bands=bands, latest=scores[0], before=scores[1], labels=labels, refused=refused)
 
 
 class Reasons(BaseModel):

@@ -7,6 +7,7 @@ import streamlit as st
 from client import Told, Unanswered, act, queue
 from look import BADGES, frame, may_say, money, page, tell, verb
 
+from mlops_fraud.casework import Total
 from mlops_fraud.schemas import TYPES
 
 PAGE = 50  # alerts
@@ -98,9 +99,9 @@ def body() -> None:
         st.session_state.wanted, st.session_state.after = wanted, []
     found = queue({**wanted, "n": PAGE, **({"after": st.session_state.after[-1]} if st.session_state.after else {})})
     st.session_state.step = found.step
-    totals = {state: found.totals.get(state, (0, 0.0)) for state in STATES}
+    totals = {state: found.totals.get(state, Total(0, 0.0)) for state in STATES}
     st.segmented_control(
-        "Status", STATES, default="new", key="status", format_func=lambda s: f"{s} · {totals[s][0]:,}", label_visibility="collapsed"
+        "Status", STATES, default="new", key="status", format_func=lambda s: f"{s} · {totals[s].n:,}", label_visibility="collapsed"
     )
     if not found.alerts:
         st.info("No alert passes these filters." if chosen or status else "No alert yet: nothing was held or blocked.")
@@ -125,7 +126,8 @@ def body() -> None:
     ids = [found.alerts[i].transaction_id for i in event.selection.rows]
     buttons(ids)
     selected = rows.filter(pl.col("Transaction").is_in(ids))
-    n, loss = totals[status] if status else map(sum, zip(*totals.values()))
+    passed = [totals[status]] if status else list(totals.values())
+    n, loss = sum(total.n for total in passed), sum(total.loss for total in passed)
     start = PAGE * len(st.session_state.after)
     told = f"{len(ids)} selected, worth {money(float(selected['Amount'].sum()))}. " if ids else ""
     st.caption(

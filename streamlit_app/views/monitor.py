@@ -6,6 +6,8 @@ import streamlit as st
 from client import monitor
 from look import page, report
 
+from mlops_fraud.casework import Labelled
+
 BLUE, ORANGE = "#0072B2", "#E69F00"
 AGES = {0: "less than an hour", 1: "an hour to a day", 24: "a day to a week", 168: "more than a week"}
 REFUSALS = {
@@ -60,7 +62,7 @@ def scores(bands: list[str], latest: list[int], before: list[int]) -> None:
     )
 
 
-def labels(ages: list[tuple[int, int, int]]) -> None:
+def labels(ages: list[Labelled]) -> None:
     "How many alerts have been labelled, by age."
     st.subheader("How far the labels are")
     if not ages:
@@ -68,9 +70,9 @@ def labels(ages: list[tuple[int, int, int]]) -> None:
         return
     st.dataframe(
         {
-            "Alerts of age": [AGES[age] for age, _, _ in ages],
-            "Alerts": [n for _, n, _ in ages],
-            "Labelled": [known / n for _, n, known in ages],
+            "Alerts of age": [AGES[age.hours] for age in ages],
+            "Alerts": [age.alerts for age in ages],
+            "Labelled": [age.labelled / age.alerts for age in ages],
         },
         hide_index=True,
         column_config={
