@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -21,14 +22,28 @@ def newcomer(clone: Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")} | {"PYTHONPATH": str(clone)}
 
 
+STARTED: list[subprocess.Popen[bytes]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    "What a test that failed did not end."
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def start(clone: Path, **changes: str) -> tuple[subprocess.Popen[bytes], Path]:
     "`mlops-fraud run` in `clone`, and the file that it prints to."
     printed = clone.parent / f"printed-{time.monotonic_ns()}"
     environment = {**newcomer(clone), **changes}
     with printed.open("wb") as out:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             ["mlops-fraud", "run"], cwd=clone, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        ), printed
+        )
+    STARTED.append(process)
+    return process, printed
 
 
 def wait_for(words: str, process: subprocess.Popen[bytes], printed: Path, patience: float) -> str:
