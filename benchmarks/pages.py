@@ -64,7 +64,8 @@ def fill(world: World, n: int) -> None:
     work, made = Casework(ledger), len(ledger)
     for turn in range(1, n // made):
         ledger.connection.execute(
-            f"INSERT INTO decisions ({', '.join(FIELDS)}) SELECT {again} FROM decisions WHERE sequence <= ?", (turn, turn, made)
+            f"INSERT INTO decisions ({', '.join(FIELDS)}, answered_at, seal) SELECT {again}, answered_at, seal FROM decisions WHERE sequence <= ?",
+            (turn, turn, made),  # the log's seals are those of the originals: nobody verifies a copy
         )
     n_alerts = work.totals(Filter())["new"].n
     for fraud in (True, False):

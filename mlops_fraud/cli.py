@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Progress', 'main', 'run', 'stage', 'simulate', 'ingest_command', 'data', 'promote', 'rollback', 'key_command',
-           'experiment', 'rolling_origin', 'score', 'rules', 'replay_command', 'label', 'monitor_command', 'backtest',
-           'shadow', 'duel_command', 'retrain_command']
+           'experiment', 'rolling_origin', 'score', 'rules', 'replay_command', 'label', 'verify_log_command',
+           'monitor_command', 'backtest', 'shadow', 'duel_command', 'retrain_command']
 
 # %% ../nbs/80_cli.ipynb #33a4f308
 import signal
@@ -197,7 +197,7 @@ def replay_command(
 
     print(replay_file(source, url or settings().api_url, name, limit, progress))
 
-# %% ../nbs/80_cli.ipynb #fac9d04e
+# %% ../nbs/80_cli.ipynb #e83e6714
 @app.command()
 def label(
     source: Annotated[Path, typer.Argument(help="a .csv or .parquet file with transaction_id, fraud (0 or 1) and perhaps by")],
@@ -209,6 +209,17 @@ def label(
     from mlops_fraud.labels import read_labels, send_labels
 
     print(send_labels(read_labels(source, by), url or settings().api_url, settings().api_headers, progress))
+
+
+@app.command("verify-log")
+def verify_log_command(
+    known: Annotated[list[str] | None, typer.Option(help="a last decision or label, as printed before; may be given several times")] = None,
+) -> None:
+    "Whether every decision and label in the log is as it was written: none changed, removed or moved."
+    from mlops_fraud.ledger import verify_log
+
+    chosen = settings()
+    print(verify_log(chosen.path(chosen.ledger), known or ()))
 
 
 @app.command("monitor")

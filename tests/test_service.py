@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as effort
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from mlops_fraud.ledger import Ledger
+from mlops_fraud.ledger import Ledger, verify_log
 from mlops_fraud.schemas import COLUMNS, TransactionRequest
 from mlops_fraud.state import State, to_event
 
@@ -216,6 +216,7 @@ def test_every_acknowledged_decision_survives_a_kill_under_load(project: Project
     ledger = Ledger(tmp_path / "ledger.sqlite")
     found = {str(entry.request.transaction_id): entry.answer.encode() for entry in ledger.entries()}
     assert {id: found.get(id) for id in acknowledged} == acknowledged
+    assert verify_log(ledger.path).decisions == len(found)
     with serve(project) as (url, _):
         assert httpx.get(f"{url}/readyz").json()["events"] == len(found) <= sent
         following = httpx.post(f"{url}/whatif", params={"explain": "full"}, json={**GOOD, "step": step}).json()["explanation"]
