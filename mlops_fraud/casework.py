@@ -77,8 +77,8 @@ class Filter(BaseModel):
     recipient: str | None = Field(default=None, max_length=64)
     at_least: float | None = Field(default=None, description="amount")
     at_most: float | None = Field(default=None, description="amount")
-    since: int | None = Field(default=None, description="hour of the log")
-    until: int | None = Field(default=None, description="hour of the log, included")
+    since: int | None = Field(default=None, ge=0, le=1_000_000, description="hour of the log")
+    until: int | None = Field(default=None, ge=0, le=1_000_000, description="hour of the log, included")
 
 
 CONDITIONS = {

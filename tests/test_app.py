@@ -139,6 +139,25 @@ def test_a_finding_is_a_label_with_a_name_and_can_be_undone(desk: Desk, sign_in:
     assert [label["fraud"] for label in desk.ask(f"/decisions/{new}")["feedback"]] == [True, None]
 
 
+def test_an_alert_is_found_by_its_amount_and_given_to_a_colleague(desk: Desk, sign_in: Callable[..., Page]) -> None:
+    page = sign_in("grace", "queue")
+    wanted = desk.ask("/desk/alerts", status="new")["alerts"][5]
+    for label, amount in (("Amount from", wanted["amount"]), ("to", wanted["amount"])):
+        page.get_by_label(label, exact=True).fill(f"{amount:.2f}")
+        page.keyboard.press("Enter")
+    expect(page.get_by_text("here 1 to")).to_be_visible(timeout=SOON)
+    expected = desk.ask("/desk/alerts", status="new", at_least=wanted["amount"], at_most=wanted["amount"])["totals"]["new"]["n"]
+    expect(page.get_by_text(f"{expected} alerts pass the filters")).to_be_visible(timeout=SOON)
+    select_row(page, 0)
+    page.get_by_role("button", name="Give to").click()
+    page.get_by_label("Who shall have them").fill("ada")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Give", exact=True).click()
+    expect(page.get_by_text("1 given to ada")).to_be_visible(timeout=SOON)
+    given = desk.ask("/desk/alerts", status="in review", at_least=wanted["amount"], at_most=wanted["amount"])["alerts"]
+    assert "ada" in {alert["assignee"] for alert in given}
+
+
 def test_a_link_leads_to_a_transaction_and_what_would_change_it(desk: Desk, sign_in: Callable[..., Page]) -> None:
     second_leg = next(alert for alert in desk.alerts if alert["legs"] > 1 and alert["type"] == "CASH_OUT")
     page = sign_in("val", f"transaction?id={second_leg['transaction_id']}")
@@ -166,7 +185,7 @@ def test_the_live_page_moves_by_itself(desk: Desk, sign_in: Callable[..., Page])
     expect(figures.nth(money)).not_to_have_text(before[money], timeout=SOON)
 
 
-@pytest.mark.parametrize("path", ["model", "monitor", "data", "score"])
+@pytest.mark.parametrize("path", ["", "queue", "model", "monitor", "data", "score"])
 def test_each_page_fits_a_phone(desk: Desk, sign_in: Callable[..., Page], path: str) -> None:
     page = sign_in("val", path)
     page.set_viewport_size({"width": 390, "height": 800})

@@ -217,7 +217,7 @@ class Queue(BaseModel):
 class Asked(Filter):
     "Which alerts, and where to go on."
 
-    after: str | None = Field(default=None, pattern=r"^[0-9.e+-]+:\d+$", max_length=64)
+    after: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?:[0-9]{1,18}$", max_length=64)
     n: int = Field(PAGE, ge=1, le=500)
 
 

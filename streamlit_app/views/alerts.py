@@ -33,14 +33,15 @@ CONFIG = {
 
 def filters() -> dict[str, Any]:
     "What the person wants to see."
-    first = st.columns([1, 1, 1, 1, 1.4, 1], vertical_alignment="bottom")
+    first = st.columns([1, 1, 1, 1, 1, 1.4, 1], vertical_alignment="bottom")
     kind = first[0].selectbox("Type", ["all", *TYPES], key="kind")
     decision = first[1].selectbox("Decision", ["all", *list(BADGES)[1:]], key="decision")
     least = first[2].number_input("Amount from", 0.0, value=None, step=1_000.0, key="least", help="In the log's currency.")
-    hours = first[3].selectbox("Time", ["all", "last hour", "last day", "last week"], key="hours", help="By the log's own clock.")
-    recipient = first[4].text_input("Recipient", key="recipient", placeholder="an account's whole name")
-    mine = first[5].toggle("Only mine", key="mine")
-    chosen = {"type": kind, "decision": decision, "at_least": least, "recipient": recipient.strip()}
+    most = first[3].number_input("to", 0.0, value=None, step=1_000.0, key="most", help="In the log's currency.")
+    hours = first[4].selectbox("Time", ["all", "last hour", "last day", "last week"], key="hours", help="By the log's own clock.")
+    recipient = first[5].text_input("Recipient", key="recipient", placeholder="an account's whole name")
+    mine = first[6].toggle("Only mine", key="mine")
+    chosen = {"type": kind, "decision": decision, "at_least": least, "at_most": most, "recipient": recipient.strip()}
     if mine:
         person = st.session_state.get("person")
         chosen["assignee"] = (person and person.name) or st.session_state.get("name") or "nobody"
@@ -73,9 +74,9 @@ def do(action: str, ids: list[str], did: str, **more: Any) -> None:
 def buttons(ids: list[str]) -> None:
     "What can be done with the selected alerts, each with its key."
     barred, last = may_say(), st.session_state.last
-    places = st.columns([1, 1, 1, 1.3, 1, 1.3], vertical_alignment="bottom")
+    places = st.columns([1, 1, 1, 1.3, 1, 1.3, 1.3], vertical_alignment="bottom")
     whole: dict[str, Any] = {
-        "whole_case": places[5].toggle("Whole case", key="whole", help="Do it to all legs of the selected alerts' cases.")
+        "whole_case": places[6].toggle("Whole case", key="whole", help="Do it to all legs of the selected alerts' cases.")
     }
     can = bool(ids) and not barred
     verb(places[0], "Take", can, do, "take", ids, "taken", **whole)
@@ -85,6 +86,10 @@ def buttons(ids: list[str]) -> None:
     verb(places[3], "Undo", bool(ids or last) and not barred, do, "undo", ids or last, "undone", help=what, **(whole if ids else {}))
     if places[4].button("Open", shortcut="o", disabled=len(ids) != 1, width="stretch", help="All about the one that is selected."):
         st.switch_page("views/transaction.py", query_params={"id": ids[0]})
+    with places[5].popover("Give to", disabled=not can, width="stretch"):
+        colleague = st.text_input("Who shall have them", key="colleague", placeholder="a name, as they sign in").strip()
+        given = {"to": colleague, **whole}
+        st.button("Give", disabled=not colleague, on_click=do, args=("assign", ids, f"given to {colleague}"), kwargs=given)
     if barred:
         st.caption(barred)
 
