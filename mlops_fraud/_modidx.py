@@ -304,6 +304,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'mlops_fraud/deployment/access.py'),
                                                'mlops_fraud.deployment.access._credentials': ( 'access.html#_credentials',
                                                                                                'mlops_fraud/deployment/access.py'),
+                                               'mlops_fraud.deployment.access._day': ( 'access.html#_day',
+                                                                                       'mlops_fraud/deployment/access.py'),
                                                'mlops_fraud.deployment.access._number': ( 'access.html#_number',
                                                                                           'mlops_fraud/deployment/access.py'),
                                                'mlops_fraud.deployment.access._stamp': ( 'access.html#_stamp',

@@ -121,17 +121,21 @@ def rollback() -> None:
 
     print(f"{settings().model_name} version {registry.rollback()} answers as {settings().model_alias} again")
 
-# %% ../nbs/80_cli.ipynb #ef098cf9
+# %% ../nbs/80_cli.ipynb #236b1ee4
 @app.command("key")
 def key_command(
     name: Annotated[str, typer.Argument(help="who will have it")],
     role: Annotated[str, typer.Argument(help="what it may be used for: score, viewer, analyst or admin")],
+    days: Annotated[int | None, typer.Option(min=1, max=36_500, help="how long it is known; by default for ever")] = None,
 ) -> None:
     "Make a key for a client of the API, and print it once; only its hash is kept."
+    from datetime import UTC, datetime, timedelta
+
     from mlops_fraud.deployment.access import new_key
 
     keys = settings().keys or "data/live/keys.txt"
-    print(new_key(settings().path(keys), name, role))
+    until = datetime.now(UTC).date() + timedelta(days) if days else None
+    print(new_key(settings().path(keys), name, role, until))
     print(f"This is the only time that it is shown; its hash is in {keys}.", file=sys.stderr)
     if not settings().keys:
         print(f"The API asks for keys once KEYS is set to that: keys = {keys} in settings.ini.", file=sys.stderr)

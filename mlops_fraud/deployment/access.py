@@ -6,7 +6,7 @@
 __all__ = ['ROLES', 'OPEN', 'MAY', 'BURST', 'UNBOUNDED', 'NO_KEYS', 'SEND_IT', 'BadKeys', 'Holder', 'read_keys', 'new_key',
            'Keys', 'allowed', 'Bucket', 'Refused', 'Exchange', 'is_this_machine', 'Guard']
 
-# %% ../../nbs/57_access.ipynb #3f2e4f1b
+# %% ../../nbs/57_access.ipynb #f9802768
 import asyncio
 import hashlib
 import hmac
@@ -15,6 +15,7 @@ import os
 import secrets
 import string
 import time
+from datetime import UTC, date, datetime
 from functools import cached_property, lru_cache
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .messages import Problem
 from ..settings import Mendable, Settings, settings
 
-# %% ../../nbs/57_access.ipynb #758af6d0
+# %% ../../nbs/57_access.ipynb #158c4c13
 ROLES = ("score", "viewer", "analyst", "admin")
 
 
@@ -40,25 +41,28 @@ class Holder(NamedTuple):
 
     name: str
     role: str
-    per_second: float | None  # requests; None: any number
+    per_second: float | None = None  # requests; None: any number
+    until: date | None = None  # the last day on which it is known (UTC); None: for ever
 
-# %% ../../nbs/57_access.ipynb #7a2ebbdc
+# %% ../../nbs/57_access.ipynb #2d4f45b5
 def _words(line: str) -> list[str]:
     return line.partition("#")[0].split()
 
 
 def _complaint(words: list[str]) -> str:
     "What is wrong with a line; empty if nothing is."
-    if len(words) not in (3, 4):
-        return f"{len(words)} words; it must be NAME ROLE SHA256 [PER_SECOND], as mlops-fraud key NAME ROLE writes it"
+    if len(words) not in (3, 4, 5):
+        return f"{len(words)} words; it must be NAME ROLE SHA256 [PER_SECOND [LAST_DAY]], as mlops-fraud key NAME ROLE writes it"
     if words[1] not in ROLES:
         return f"its role, the second word, must be one of {', '.join(ROLES)}"
     if len(words[2]) != 64 or set(words[2]) - set(string.hexdigits):
         return "its third word must be a SHA-256 of 64 hexadecimal digits, never the key itself"
     if words[2].lower() == hashlib.sha256().hexdigest():  # of a variable that was not set
         return "its hash is that of an empty key, which everyone has"
-    if len(words) == 4 and not 0 < _number(words[3]) < math.inf:
-        return f"per_second = {words[3]}; it must be a number above 0, or absent for no limit"
+    if words[3:4] not in ([], ["-"]) and not 0 < _number(words[3]) < math.inf:
+        return f"per_second = {words[3]}; it must be a number above 0, or - or absent for no limit"
+    if words[4:5] not in ([], ["-"]) and _day(words[4]) is None:
+        return f"last day = {words[4]}; it must be a day such as 2027-06-30, or - or absent for no end"
     return ""
 
 
@@ -68,7 +72,14 @@ def _number(text: str) -> float:
     except ValueError:
         return math.nan
 
-# %% ../../nbs/57_access.ipynb #c9fb29d6
+
+def _day(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
+
+# %% ../../nbs/57_access.ipynb #7d41a9c2
 def read_keys(path: Path) -> dict[bytes, Holder]:
     "The holders in the file at `path` by the SHA-256 of their keys. Raises `BadKeys`."
     if not path.exists():
@@ -82,14 +93,15 @@ def read_keys(path: Path) -> dict[bytes, Holder]:
         digest = bytes.fromhex(words[2])
         if digest in holders:
             raise BadKeys(f"{path} line {number}: {words[0]} has the key of {holders[digest].name}; make one for each role of each client")
-        holders[digest] = Holder(words[0], words[1], float(words[3]) if len(words) == 4 else None)
+        rate, until = (*words[3:], "-", "-")[:2]
+        holders[digest] = Holder(words[0], words[1], None if rate == "-" else float(rate), _day(until))
     return holders
 
-# %% ../../nbs/57_access.ipynb #d70853d7
-def new_key(path: Path, name: str, role: str) -> str:
+# %% ../../nbs/57_access.ipynb #0e0070b7
+def new_key(path: Path, name: str, role: str, until: date | None = None) -> str:
     "Append a line for `name` to the keys at `path`, and return its key, which is kept nowhere. Raises `BadKeys`."
     key = secrets.token_urlsafe(32)
-    line = f"{name} {role} {hashlib.sha256(key.encode()).hexdigest()}"
+    line = f"{name} {role} {hashlib.sha256(key.encode()).hexdigest()}" + (f" - {until}" if until else "")
     if _words(name) != [name]:
         raise BadKeys(f"name = {name!r}; it must be one word without #")
     if complaint := _complaint(line.split()):
@@ -293,7 +305,7 @@ def _check(holder: Holder, method: str, path: str, buckets: dict[Holder, Bucket]
         detail = f"{holder.name} may send {holder.per_second:g} requests a second; wait {wait:.3g} seconds"
         raise Refused(429, "Too many requests", detail, retry_after=str(math.ceil(wait)))
 
-# %% ../../nbs/57_access.ipynb #7b76196d
+# %% ../../nbs/57_access.ipynb #58a41133
 class Guard:
     "ASGI middleware that refuses who may not ask, and bounds the bodies of who may."
 
@@ -356,6 +368,8 @@ class Guard:
                     "without keys only this machine is answered; make one there with mlops-fraud key NAME ROLE, and set KEYS to its file"
                 )
         elif holder := self.keys.find(token):
+            if holder.until and holder.until < datetime.now(UTC).date():
+                raise _unknown(f"the key of {holder.name} ended with {holder.until}; ask for a new one (mlops-fraud key NAME ROLE)")
             _check(holder, scope["method"], path, self.buckets)
             scope.setdefault("state", {})["holder"] = holder
         else:
