@@ -97,7 +97,7 @@ def check(run: Run) -> dict[str, Any]:
         )
     return {"events": events.height, "logged": mature.height, "frauds": frauds, "trained_until": int(events["step"][-1])}
 
-# %% ../nbs/73_retraining.ipynb #b6aba207
+# %% ../nbs/73_retraining.ipynb #9991de37
 COPIED = ("nbs", "mlops_fraud", "dvc.yaml", "settings.ini")
 STAGES = ("preprocessing", "tuning", "training", "evaluation")
 
@@ -130,6 +130,7 @@ def _furnish(run: Run) -> None:
     params = {**run.params, "preprocessing": {name: own[name] for name in ("train_share", "validation_share", "days")}}
     params["tuning"] = {**params["tuning"], "n_trials": own["n_trials"]}
     params["shared"] = {**params["shared"], "label_delay": run.chosen.label_maturity}
+    params["promotion"] = {**params["promotion"], "stress_events": 0}  # the log's thieves are real
     (run.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     events = run.folder / params["shared"]["events"]
     if not events.exists():  # the same events are the same file, and so the same hash

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCENARIOS', 'BUDGET', 'MIXTURE', 'OURS', 'ITSELF', 'SCHOOLS', 'MEASURES', 'Staged', 'staged', 'subsets', 'alerts',
-           'money_stopped', 'Stressed', 'met', 'Plan', 'joined', 'learn', 'study', 'our_model', 'grid', 'paint',
-           'heat_map', 'transfer_map', 'Candidate', 'candidates', 'table_of_candidates', 'one_scenario']
+           'drawn_and_stopped', 'money_stopped', 'Stressed', 'met', 'Plan', 'joined', 'learn', 'study', 'our_model',
+           'grid', 'paint', 'heat_map', 'transfer_map', 'Candidate', 'candidates', 'table_of_candidates',
+           'one_scenario']
 
 # %% ../nbs/44_stress.ipynb #c4cd6fd8
 import os
@@ -44,7 +45,7 @@ SCENARIOS = {
     "all, modest": HARD._replace(modest=True),
 }
 
-# %% ../nbs/44_stress.ipynb #fe229285
+# %% ../nbs/44_stress.ipynb #acb1c1d0
 class Staged(NamedTuple):
     "One scenario: rows to learn from, rows that stop the trees, rows that judge."
 
@@ -54,10 +55,10 @@ class Staged(NamedTuple):
     theft: np.ndarray  # int32 (n_later,), number of the theft; 0 for none
 
 
-def staged(scenario: Scenario, n_events: int, seed: int) -> Staged:
-    "The features of a simulated month of `n_events`, cut in time as the pipeline cuts it (70, 15 and 15 %)."
+def staged(scenario: Scenario, n_events: int, seed: int, features: tuple[Feature, ...] = FEATURES) -> Staged:
+    "The `features` of a simulated month of `n_events`, cut in time as the pipeline cuts it (70, 15 and 15 %)."
     frame = simulated(n_events, seed, scenario)
-    x = State(FEATURES, capacity=n_events // 2).fold(frame)
+    x = State(features, capacity=n_events // 2).fold(frame)
     rows = Rows(x, *(frame[name].to_numpy() for name in ("isFraud", "step", "type", "amount")))
     first, last = split_bounds(n_events, 0.70, 0.15)
     past, watched, later = (Rows(*(column[part] for column in rows)) for part in (slice(first), slice(first, last), slice(last, None)))
@@ -76,7 +77,7 @@ def subsets(features: Sequence[Feature]) -> dict[str, list[int]]:
         "all": list(range(len(features))),
     }
 
-# %% ../nbs/44_stress.ipynb #b0744840
+# %% ../nbs/44_stress.ipynb #3af7e1bc
 BUDGET = 1e-3
 
 
@@ -85,13 +86,19 @@ def alerts(score: np.ndarray, counted: np.ndarray) -> np.ndarray:
     return score > np.sort(score[counted])[::-1][int(BUDGET * counted.sum())]
 
 
-def money_stopped(later: Rows, theft: np.ndarray, alert: np.ndarray) -> float:
-    "The share of what mules draw in `later` that is drawn with or after the first alert, bool (n,), on the same theft (n,)."
+def drawn_and_stopped(later: Rows, theft: np.ndarray, alert: np.ndarray) -> np.ndarray:
+    "What the mule of each `theft` (n,) draws in `later`, and what of it with or after the first alert, bool (n,), on the theft; float64 (2, n_thefts)."
     first = np.full(theft.max() + 1, len(theft))
     np.minimum.at(first, theft[alert], np.flatnonzero(alert))
     drawn = (theft > 0) & (later.type == "CASH_OUT")
     stopped = drawn & (np.arange(len(theft)) >= first[theft])
-    return float(later.amount[stopped].sum() / max(later.amount[drawn].sum(), 1e-9))
+    return np.stack([np.bincount(theft[of], later.amount[of], len(first)) for of in (drawn, stopped)])[:, np.unique(theft[theft > 0])]
+
+
+def money_stopped(later: Rows, theft: np.ndarray, alert: np.ndarray) -> float:
+    "The share of what mules draw that is stopped."
+    drawn, stopped = drawn_and_stopped(later, theft, alert).sum(axis=1)
+    return float(stopped / max(drawn, 1e-9))
 
 # %% ../nbs/44_stress.ipynb #08a40221
 class Stressed(NamedTuple):
