@@ -33,13 +33,13 @@ def settings_in(folder: Path, **changes: object) -> Settings:
     return read_settings(**{**own, **changes})
 
 
-def learned(events: pl.DataFrame, folder: Path, chosen: Settings, max_trees: int = 150) -> str:
+def learned(events: pl.DataFrame, folder: Path, chosen: Settings, max_trees: int = 150, costs: Costs = COSTS) -> str:
     "Learn from `events`, register what came of it with its metrics and its reference, and let it answer. Returns the version."
     source, rows = folder / "learned.parquet", folder / "rows.parquet"
     events.write_parquet(source)
     preprocess(source, rows, label_delay=chosen.label_maturity)
     validation, test = read_rows(rows, "validation"), read_rows(rows, "test")
-    model = train(PARAMS, read_rows(rows, "train"), validation, COSTS, max_trees, genuine_rows=60_000, seed=SEED)
+    model = train(PARAMS, read_rows(rows, "train"), validation, costs, max_trees, genuine_rows=60_000, seed=SEED)
     version = registry.register(model, test.x[:5], judged(model, validation, test), chosen)
     reference_rows(rows, model.names).write_parquet(folder / REFERENCE)
     registry.attach(version, folder / REFERENCE, chosen)
