@@ -100,12 +100,12 @@ def features(scorer: Scorer, at: Passing) -> None:
 
 @stage("score and SHAP values")
 def score(scorer: Scorer, at: Passing) -> None:
-    at.shap = scorer.explainer.explain_one(at.row)[1]
+    at.shap = scorer.champion.explainer.explain_one(at.row)[1]
 
 
 @stage("reasons")
 def say_why(scorer: Scorer, at: Passing) -> None:
-    (at.reasons,) = reasons(scorer.version.model.features, at.row[None], at.shap[None, :-1], scorer.n_reasons)
+    (at.reasons,) = reasons(scorer.champion.version.model.features, at.row[None], at.shap[None, :-1], scorer.n_reasons)
 
 
 @stage("the transfer that it cashes out, in the log")

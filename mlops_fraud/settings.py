@@ -45,7 +45,7 @@ class IniSource(PydanticBaseSettingsSource):
             raise KeyError(f"{FILE} has no section [{self.section}]; put the settings below that line")
         return dict(parser[self.section])
 
-# %% ../nbs/00_settings.ipynb #da029e59
+# %% ../nbs/00_settings.ipynb #e218f5a0
 class Settings(BaseSettings):
     "Every runtime setting, its type and its meaning. Values: environment first, then `settings.ini`."
 
@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     model_name: str = Field(min_length=1, description="registered model that the service answers with")
     model_alias: str = Field(min_length=1, description="alias that picks the version")
     challenger_alias: str = Field(min_length=1, description="alias of the version that scores the same traffic in the shadow")
+    canary_share: float = Field(ge=0, le=1, description="share of the transactions that the challenger answers instead of the champion")
     host: str = Field(min_length=1, description="address that API, app and MLflow listen on")
     api_port: int = Field(ge=1, le=65535)
     app_port: int = Field(ge=1, le=65535)

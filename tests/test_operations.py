@@ -75,6 +75,13 @@ def site(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield Site(url, chosen, {**environment, "API_PORT": url.rsplit(":", 1)[1]}, project.events)
 
 
+def trees_of(version: str, chosen: Settings) -> Path:
+    "The file of its trees."
+    client = registry.connect(chosen)
+    uri = client.get_model_version_download_uri(chosen.model_name, version)
+    return Path(registry.mlflow.artifacts.download_artifacts(uri)) / "model.ubj"
+
+
 def wait_until(true: Any, what: str) -> None:
     deadline = time.monotonic() + 60
     while not true():
@@ -109,12 +116,18 @@ def test_a_challenger_that_is_stopped_killed_or_broken_touches_no_answer(site: S
     assert scores.of("2").height == 1_500
     found = duel(site.chosen)
     assert (found.scored, found.behind) == (1_500, 0)
+    trees = trees_of("2", site.chosen)
+    kept = trees.read_bytes()
+    trees.write_bytes(kept[:-10])
+    code, said = site.run("shadow", "--once")
+    assert code == 1 and "register it again" in said and "Traceback" not in said
+    assert {answer["model"]["version"] for answer in site.send(50)} == {"1"}
+    trees.write_bytes(kept)
 
 
 def test_a_broken_successor_leaves_the_champion_answering_and_is_told(site: Site) -> None:
-    client = registry.connect(site.chosen)
-    folder = Path(registry.mlflow.artifacts.download_artifacts(client.get_model_version_download_uri(site.chosen.model_name, "2")))
-    trees, kept = folder / "model.ubj", (folder / "model.ubj").read_bytes()
+    trees = trees_of("2", site.chosen)
+    kept = trees.read_bytes()
 
     def metric() -> str:
         return httpx.get(f"{site.url}/metrics").text
@@ -144,6 +157,33 @@ def test_no_request_fails_while_the_champion_is_rolled_back(site: Site) -> None:
     end.set()
     asking.join()
     assert (code, failed) == (0, []) and "version 1 answers as champion again" in said
+
+
+def test_a_canary_answers_its_share_and_a_broken_one_nothing(site: Site, tmp_path: Path) -> None:
+    own = {"LEDGER": str(tmp_path / "ledger.sqlite"), "CANARY_SHARE": "0.5"}
+    registry.challenge("2", site.chosen)
+    with serving({**site.environment, **own}, tmp_path / "logs") as (url, _):
+        canary = Site(url, site.chosen, {}, site.events)
+        first = canary.send(400)
+        by_version = [answer["model"]["version"] for answer in first]
+        assert 150 < by_version.count("2") < 250 and set(by_version) == {"1", "2"}
+        assert httpx.get(f"{url}/model").json()["canary"]["version"] == "2"
+        canary.sent = 0
+        assert canary.send(400) == first
+
+        def answering() -> str | None:
+            return (httpx.get(f"{url}/model").json()["canary"] or {}).get("version")
+
+        registry.challenge("1", site.chosen)  # the champion is nobody's canary
+        wait_until(lambda: answering() is None, "no canary")
+        trees = trees_of("2", site.chosen)
+        kept = trees.read_bytes()
+        trees.write_bytes(kept[:-10])
+        registry.challenge("2", site.chosen)
+        time.sleep(2)
+        assert {answer["model"]["version"] for answer in canary.send(100)} == {"1"}
+        trees.write_bytes(kept)
+    assert "the challenger answers nothing: model.ubj" in "".join(log.read_text() for log in (tmp_path / "logs").iterdir())
 
 
 def test_the_backtest_of_the_log_gives_what_was_decided_to_the_bit(site: Site) -> None:

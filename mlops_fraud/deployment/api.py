@@ -253,15 +253,16 @@ async def feedback(label: Label, request: Request) -> Record:
     await service_of(request).write(lambda ledger: ledger.give_feedback(label.transaction_id, label.fraud, label.by))
     return record_of(service_of(request), label.transaction_id)
 
-# %% ../../nbs/60_api.ipynb #bdc613d3
+# %% ../../nbs/60_api.ipynb #568d5301
 @app.get("/model")
 async def model(request: Request) -> About:
     "The model that answers."
     scorer = service_of(request).scorer()
-    said = scorer.version.model.description
+    judge, said = scorer.champion, scorer.champion.version.model.description
     return About(
-        model=scorer.called, identity=scorer.version.model.identity, features=scorer.units, thresholds=said.thresholds, costs=said.costs,
-        rules=[rule.fired for rule in scorer.rules.rules], rules_version=scorer.rules.version, tabled=scorer.explainer.tables is not None,
+        model=judge.called, canary=scorer.canary.called if scorer.canary else None, identity=judge.version.model.identity,
+        features=judge.units, thresholds=said.thresholds, costs=said.costs, rules=[rule.fired for rule in scorer.rules.rules],
+        rules_version=scorer.rules.version, tabled=judge.explainer.tables is not None,
     )  # fmt: skip
 
 
@@ -275,7 +276,7 @@ async def alive() -> dict[str, str]:
 async def ready(request: Request) -> Ready:
     "The model that answers, and the past that it answers from."
     scorer = service_of(request).scorer()
-    return Ready(model=scorer.called, step=scorer.state.step, events=scorer.state.n_events)
+    return Ready(model=scorer.champion.called, step=scorer.state.step, events=scorer.state.n_events)
 
 
 @app.get("/metrics", response_class=PlainTextResponse)
@@ -284,7 +285,7 @@ async def metrics() -> Response:
     path = settings().monitored
     return Response(generate_latest(METRICS) + (path.read_bytes() if path.exists() else b""), media_type=CONTENT_TYPE_LATEST)
 
-# %% ../../nbs/60_api.ipynb #c7b6fab0
+# %% ../../nbs/60_api.ipynb #8959889f
 class Split(BaseModel):
     "Rows of features, as pandas writes them."
 
@@ -330,7 +331,7 @@ async def ping(request: Request) -> Response:
 @app.post("/invocations", responses=problems(400, 408, 413, 422))
 async def invocations(sent: Invocation, request: Request) -> Predictions:
     "The probability of fraud of each row of features."
-    columns, model = _columns(sent), service_of(request).scorer().version.model
+    columns, model = _columns(sent), service_of(request).scorer().champion.version.model
     if missing := [name for name in model.names if name not in columns]:
         raise HTTPException(400, f"the feature {missing[0]} is missing; the model reads {', '.join(model.names)}")
     values = [columns[name] for name in model.names]

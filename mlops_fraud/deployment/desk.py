@@ -69,10 +69,12 @@ def _name(request: Request, said: str | None) -> str:
         raise HTTPException(422, "by is missing; without keys, say who you are")
     return name
 
-# %% ../../nbs/59_desk.ipynb #4dea5570
+# %% ../../nbs/59_desk.ipynb #95692687
 async def open_casework(service: Service) -> Casework:
     "The casework on the log; its tables and indexes are made if they are not there yet, which takes seconds on a long log."
-    rows_of(State(service.scorer().version.model.features), [Event(0.0, 0, 0.0, np.uint64(0))])  # compiled now, not while someone waits
+    rows_of(
+        State(service.scorer().champion.version.model.features), [Event(0.0, 0, 0.0, np.uint64(0))]
+    )  # compiled now, not while someone waits
     return await service.write(Casework)
 
 
@@ -138,7 +140,7 @@ class Pulse:
             self.looks.append((now, counts))
         return {stage: {le: n - before.get(stage, {}).get(le, 0.0) for le, n in own.items()} for stage, own in counts.items()}
 
-# %% ../../nbs/59_desk.ipynb #0649b17b
+# %% ../../nbs/59_desk.ipynb #35b85484
 class Slice(BaseModel):
     "What was decided in one part of the time."
 
@@ -195,9 +197,9 @@ async def live(request: Request, minutes: Annotated[float, Query(gt=0, le=10_080
     took = {stage: {name: _milliseconds(quantile(own, q)) for name, q in (("p50", 0.5), ("p99", 0.99))} for stage, own in stages.items()}
     labelled, frauds, alerted, money_of_fraud, money_alerted = found
     return Live(
-        model=scorer.called, step=scorer.state.step, events=scorer.state.n_events, seconds=width, slices=slices, milliseconds=took,
+        model=scorer.champion.called, step=scorer.state.step, events=scorer.state.n_events, seconds=width, slices=slices, milliseconds=took,
         labelled=labelled, frauds=int(frauds), frauds_alerted=int(alerted), fraud_money=money_of_fraud, fraud_money_alerted=money_alerted,
-        open_alerts=sum(totals[status].n for status in ("new", "in review") if status in totals), degraded=scorer.degraded,
+        open_alerts=sum(totals[status].n for status in ("new", "in review") if status in totals), degraded=scorer.champion.degraded,
     )  # fmt: skip
 
 
@@ -282,7 +284,7 @@ async def undo(action: Action, request: Request) -> Outcome:
     anyone = person.name is not None and person.role == "admin"
     return await _act(request, action, lambda ledger, ids, by: casework.undo(ledger, ids, by, anyone))
 
-# %% ../../nbs/59_desk.ipynb #ea8e8e7e
+# %% ../../nbs/59_desk.ipynb #2ab41414
 class Dossier(BaseModel):
     "All about one transaction."
 
@@ -341,16 +343,16 @@ async def nearest(transaction_id: str, request: Request) -> Nearest:
     "The nearest amount, type and hour that would be decided otherwise now, and the nearest figures that would have been then."
     record_of(service_of(request), transaction_id)
     scorer = service_of(request).scorer()
-    entry, model = scorer.ledger.find(transaction_id), scorer.version.model
+    entry, model = scorer.ledger.find(transaction_id), scorer.champion.version.model
     assert entry, "its record was found"
     tx = entry.request.model_copy(update={"step": max(entry.request.step, scorer.state.step)})
     now = DecisionResponse.model_validate_json(scorer.answer(tx).answer)
     found = await asyncio.to_thread(nearest_changes, scorer.state, model, tx)
     figures, missing = [], ""
-    if entry.model_version == scorer.version.version:
+    if entry.model_version == scorer.champion.version.version:
         figures = await asyncio.to_thread(nearest_figures, model, entry.features)
     else:
-        missing = f"version {entry.model_version} decided, and version {scorer.version.version} answers now"
+        missing = f"version {entry.model_version} decided, and version {scorer.champion.version.version} answers now"
     return Nearest(
         step=tx.step, probability=now.probability, decision=now.decision, rules=[rule.name for rule in now.rules],
         changes=[change for change in found if _holds(service_of(request), tx, change)],
@@ -370,7 +372,7 @@ def _figure(features: Sequence[Any], change: Change) -> Figure:
     says = sentence(feature, None if change.value is None else float(change.value), 0.0).partition(";")[0]
     return Figure(says=says, probability=change.probability, decision=change.decision)  # type: ignore[arg-type]
 
-# %% ../../nbs/59_desk.ipynb #09675c7b
+# %% ../../nbs/59_desk.ipynb #b0ecd42f
 EDGES = (0.0001, 0.001, 0.01, 0.1, 0.5, 0.9)
 BEFORE = 20_000  # decisions that are compared with as many before them
 
@@ -407,9 +409,9 @@ class Reasons(BaseModel):
 async def reasons(request: Request, n: Annotated[int, Query(ge=2, le=2_000)] = 600) -> Reasons:
     "Values and SHAP values of up to `n` decisions of the model that answers: the worst alerts and the latest decisions."
     scorer = service_of(request).scorer()
-    values, shap, probability = await _ask(request, lambda work: work.explained(n, scorer.version.version))
+    values, shap, probability = await _ask(request, lambda work: work.explained(n, scorer.champion.version.version))
     known = [[None if value != value else value for value in row] for row in values.tolist()]
-    return Reasons(units=scorer.units, values=known, shap=[row[:-1] for row in shap.tolist()], probability=probability.tolist())
+    return Reasons(units=scorer.champion.units, values=known, shap=[row[:-1] for row in shap.tolist()], probability=probability.tolist())
 
 
 class Registered(BaseModel):

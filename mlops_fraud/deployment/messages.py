@@ -23,7 +23,7 @@ from ..schemas import DecisionResponse, FiredRule, ModelVersion, Thresholds, Tra
 from ..scoring import FarAhead, NoHistory
 from ..state import OutOfOrder
 
-# %% ../../nbs/56_messages.ipynb #bbedf84b
+# %% ../../nbs/56_messages.ipynb #054c9385
 class Ready(BaseModel):
     "What the service answers with."
 
@@ -54,6 +54,7 @@ class About(BaseModel):
     "The model that answers."
 
     model: ModelVersion
+    canary: ModelVersion | None = None  # the challenger, if it answers a share
     identity: str  # of trees, features, calibration and thresholds together
     features: dict[str, str]  # by name, in order; their units
     thresholds: Thresholds

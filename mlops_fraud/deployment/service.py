@@ -6,7 +6,7 @@
 __all__ = ['BUCKETS', 'METRICS', 'STAGES', 'SECONDS', 'DECIDE', 'BLOCK', 'LOG', 'DECISIONS', 'DECIDED', 'REFUSED', 'EVENTS',
            'BROKEN', 'SWAPS', 'REST', 'RETRY_AFTER', 'Service', 'settle', 'LogTaken', 'alone', 'follow', 'successor_of']
 
-# %% ../../nbs/58_service.ipynb #3ae6fa00
+# %% ../../nbs/58_service.ipynb #50de35ff
 import asyncio
 import fcntl
 import gc
@@ -20,12 +20,10 @@ from typing import IO
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
 from pydantic import ValidationError
 
-from .. import registry
 from .messages import CANNOT_LOAD, problem_of
 from ..ledger import Entry, Ledger, LogFailed
-from ..rules import rules_version
 from ..schemas import TransactionRequest
-from ..scoring import REFUSALS, Refusal, Scorer
+from ..scoring import REFUSALS, Answering, Refusal, Scorer
 from ..settings import Mendable, settings
 
 # %% ../../nbs/58_service.ipynb #09613c69
@@ -199,7 +197,7 @@ def alone(ledger: Path) -> IO[bytes]:
         raise LogTaken(f"another service writes to {ledger}; end it, or set LEDGER to another file") from None
     return lock
 
-# %% ../../nbs/58_service.ipynb #d4ff707c
+# %% ../../nbs/58_service.ipynb #4c3090b8
 RETRY_AFTER = 10  # looks: a successor that cannot load costs time, and may be mended where it lies
 
 
@@ -222,11 +220,10 @@ async def follow(service: Service, seconds: float) -> None:
 
 def successor_of(current: Scorer | None) -> Scorer | None:
     "A scorer of the version that the alias names and of the rules as they are, if `current` has others. Raises what keeps it from loading."
-    if current is None or (named := registry.champion_tags().get("version")) is None:
+    if current is None:
         return None
-    if (named, rules_version(settings().rules_path)) == (current.version.version, current.rules.version):
-        return None
-    return Scorer.load()
+    now = Answering.now(settings())
+    return Scorer.load() if now.champion and now != current.answering else None
 
 
 async def _swap(service: Service, successor: Scorer) -> None:
@@ -237,5 +234,6 @@ async def _swap(service: Service, successor: Scorer) -> None:
         successor.catch_up()
         service.loaded = successor
     previous.ledger.close()
+    settle()
     SWAPS.inc()
-    print(f"version {successor.version.version} answers from now on", flush=True)
+    print(f"version {successor.champion.version.version} answers from now on", flush=True)
