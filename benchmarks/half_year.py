@@ -27,13 +27,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
-from operations import COSTS, learned, settings_in
+from operations import learned, settings_in
 from pipeline import table
 from world import free_port
 
 from mlops_fraud import registry
 from mlops_fraud.backtest import Candidate, decide, features_then
 from mlops_fraud.data.simulator import PAYSIM, Scenario, simulated_days
+from mlops_fraud.decisions import Costs
 from mlops_fraud.deployment.local import Server, running
 from mlops_fraud.labels import read_decisions
 from mlops_fraud.monitoring import AlarmLog, Watch, watched
@@ -48,7 +49,9 @@ WAIT = {"analyst": 1, "customer": 2}  # days until a label comes
 AGAIN = 10  # days until the next retraining while the alarm lasts
 SHARED = Scenario(commission=0.01, wait=24, pool=3)  # thieves keep a share, wait, and several victims pay one mule
 HIDDEN = Scenario(commission=0.05, wait=48, pool=3, aged=True, modest=True)  # and use old accounts and ordinary sums
-REVIEWS = 2.0  # an hour, that the analysts have time for: at 800 transactions a day, 6 % of them
+# There is time for two reviews an hour, which is 6 % of 800 transactions a day; and with so much fraud, a false block
+# must cost what an ordinary transaction is worth, or the cheapest would be to block half of the customers.
+COSTS = Costs(review=2_000.0, false_block=200_000.0, reviews_per_hour=2.0)
 SEED = 7
 
 
@@ -106,7 +109,8 @@ class Year:
         "Begin a retraining if performance fell, and go on with the one under way."
         if self.run is None and "performance" in self.alarms.lasting and day - self.tried >= AGAIN:
             self.run, self.tried = open_run(self.chosen, 24 * day + 23), day
-            self.run.params["shared"]["reviews_per_hour"] = REVIEWS
+            costs = {"review_cost": COSTS.review, "false_block_cost": COSTS.false_block, "reviews_per_hour": COSTS.reviews_per_hour}
+            self.run.params["shared"] |= costs
         if self.run is None:
             return
         try:
@@ -133,7 +137,7 @@ def lived(folder: Path, days: int, per_day: int, changes: dict[int, Scenario]) -
     chosen = settings_in(folder, rules="", label_maturity=72)
     before = events.filter(pl.col("step") < 24 * LEARNED)
     before.drop("transaction_id").write_parquet(folder / "history.parquet")
-    learned(before.drop("transaction_id"), folder, chosen, costs=COSTS._replace(reviews_per_hour=REVIEWS))
+    learned(before.drop("transaction_id"), folder, chosen, costs=COSTS)
     port = free_port()
     own = {
         "MLFLOW_TRACKING_URI": chosen.tracking_uri,
@@ -241,7 +245,7 @@ def report(year: Year, daily: pl.DataFrame, changes: dict[int, Scenario], per_da
     story = [[str(t.day), t.what, t.words] for t in sorted(year.told, key=lambda t: t.day)]
     return "\n\n".join([
         "# Half a year\n\n> A half-year whose fraud changes twice, through the whole system; and the same half-year with a model that nobody retrained.",
-        f"{daily.height} days with {per_day:,} transactions each, {SHARE:.1%} of them fraud, went through a running API after {LEARNED} days that the first model was made of; analysts label an alert after a day, customers complain after two, and labels count after three; there is time for {REVIEWS:.0f} reviews an hour. That took {minutes:.1f} minutes. `python benchmarks/half_year.py` makes this page anew.",
+        f"{daily.height} days with {per_day:,} transactions each, {SHARE:.1%} of them fraud, went through a running API after {LEARNED} days that the first model was made of; analysts label an alert after a day, customers complain after two, and labels count after three; there is time for {COSTS.reviews_per_hour:.0f} reviews an hour. A review costs {COSTS.review:,.0f}, a false block {COSTS.false_block:,.0f}, a missed fraud its amount. That took {minutes:.1f} minutes. `python benchmarks/half_year.py` makes this page anew.",
         table("| cost | frauds caught", [["retrained", f"{cost:,.0f}", f"{caught:,} of {frauds:,}"], ["never retrained", f"{never:,.0f}", f"{without:,} of {frauds:,}"]]),
         f"Not retraining cost {never - cost:,.0f} more, {never / max(cost, 1):.1f} times as much.",
         "## The two changes",
