@@ -238,16 +238,19 @@ def plot_precision_recall(rows: Rows, probability: np.ndarray) -> Figure:
     ax.legend()
     return fig
 
-# %% ../nbs/40_evaluation.ipynb #6d3ea961
+# %% ../nbs/40_evaluation.ipynb #359d9bd1
 def cost_by_threshold(rows: Rows, probability: np.ndarray, thresholds: Thresholds, costs: Costs, n_points: int = 60) -> pl.DataFrame:
-    "`threshold`, and the `alerts`, `cost` and `money_stopped` (a share) of reviewing from it."
-    tried = 1 / (1 + np.exp(-np.linspace(-11.5, 7, n_points)))  # log-odds in even steps: from one in a hundred thousand to all but certain
-    ranked, fraud = np.sort(probability), rows.y == 1
+    "`threshold`, and the `alerts`, `false_alerts`, `cost` and `money_stopped` (a share) of reviewing from it; the model's own are among them."
+    even = 1 / (1 + np.exp(-np.linspace(-11.5, 7, n_points)))  # log-odds in even steps: from one in a hundred thousand to all but certain
+    tried = np.union1d(even, [thresholds.review, thresholds.block])
+    fraud = rows.y == 1
+    ranked, genuine = np.sort(probability), np.sort(probability[~fraud])
     money = max(rows.amount[fraud].sum(), 1.0)
     moved = [Thresholds(review=float(t), block=max(float(t), thresholds.block)) for t in tried]
     return pl.DataFrame({
         "threshold": tried,
         "alerts": len(ranked) - np.searchsorted(ranked, tried),
+        "false_alerts": len(genuine) - np.searchsorted(genuine, tried),
         "cost": [total_cost(probability, rows.y, rows.amount, each, costs) for each in moved],
         "money_stopped": [rows.amount[fraud & (probability >= t)].sum() / money for t in tried],
     })  # fmt: skip

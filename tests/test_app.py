@@ -292,7 +292,13 @@ def test_a_changed_transaction_is_decided_at_once(desk: Desk, open_page: Callabl
 def test_another_limit_shows_what_it_would_have_done(desk: Desk, open_page: Callable[..., AppTest]) -> None:
     page = open_page("model", desk.url, desk.keys["val"])
     alerts = page.metric[0].value
-    page.session_state["limit"] = pl.read_csv(ROOT / "reports/plots/thresholds.csv")["threshold"][0]  # set_value knows no format_func
+    tried = pl.read_csv(ROOT / "reports/plots/thresholds.csv")["threshold"]
+    page.session_state["review"] = tried[0]  # set_value knows no format_func
     page.run()
     assert float(page.metric[0].value.replace(",", "")) > float(alerts.replace(",", ""))
     assert page.metric[0].delta.startswith("+") and not page.exception
+    wrongly = page.metric[2].value
+    page.session_state["block"] = tried[0]  # all that would be reviewed is blocked, and the analysts may go home
+    page.run()
+    assert page.metric[1].value == "0.0" and float(page.metric[2].value.replace(",", "")) > float(wrongly.replace(",", ""))
+    assert not page.exception

@@ -1,7 +1,8 @@
 """The model: what it is, where its limits stand and what others would do, what it rests on, and its rivals."""
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import altair as alt
 import polars as pl
@@ -28,44 +29,74 @@ def limits() -> None:
         st.warning(
             "These figures are those of the model that the pipeline judged last, and another one answers. `mlops-fraud promote` makes it the one that answers."
         )
-    tried = curve["threshold"].to_list()
-    nearest = min(tried, key=lambda t: abs(t / model.thresholds.review - 1))
-    chosen = st.select_slider(
-        "Review from a chance of fraud of",
-        tried,
-        nearest,
-        format_func=chance,
-        key="limit",
-        help="Drag it: what would another limit have done in the test period, which the model had never seen?",
-    )
+    used = [nearest(curve, limit) for limit in (model.thresholds.review, model.thresholds.block)]
+    chosen = [limit("Review", curve, used[0]), limit("Block", curve, used[1])]
+    chosen[1] = max(chosen)  # what is blocked needs no review
     minutes = st.number_input("Minutes that an analyst needs for an alert", 1.0, 120.0, 10.0, step=1.0)
-    effects(curve, chosen, nearest, minutes, now["events"] / max(now["step"], 1) * 24, judged["metrics"]["events"])
+    tested, traffic = judged["metrics"], now["events"] / max(now["step"], 1) * 24
+    before, after = (curve.with_columns(cost=costs(curve, block, tested["fraud_money"], model.costs)) for block in (used[1], chosen[1]))
+    effects(at(before, *used), at(after, *chosen), minutes, traffic / tested["events"], chosen != used)
+    st.caption(
+        f"A day's figures are for this log's usual traffic of {traffic:,.0f} transactions; small figures compare with the limits in use."
+    )
     left, right = st.columns(2)
-    left.altair_chart(costs(curve, chosen), width="stretch")
+    left.altair_chart(costly(after, chosen[0]), width="stretch")
     right.altair_chart(caught(by_recall), width="stretch")
     st.caption(
         "*Live* counts hours with at least one genuine transaction, *busy* those with 500 or more: plan with these. In the data's quiet hours only thieves are awake, which flatters the overall line."
     )
 
 
-def effects(curve: pl.DataFrame, chosen: float, used: float, minutes: float, traffic: float, tested: int) -> None:
-    "What the limit `chosen` would do beside the one that is `used`, at a day's `traffic`; the curve is that of `tested` transactions."
-    at, was = (curve.row(by_predicate=pl.col("threshold") == limit, named=True) for limit in (chosen, used))
-    moved, places = chosen != used or None, st.columns(4)
-    alerts, before = at["alerts"] * traffic / tested, was["alerts"] * traffic / tested
-    figure(places[0], "Alerts a day", f"{alerts:,.0f}",
-           f"At this log's usual traffic of {traffic:,.0f} transactions a day. The small figure compares with the limit in use.",
-           delta=moved and f"{alerts - before:+,.0f}", delta_color="inverse")  # fmt: skip
-    figure(places[1], "Analyst hours a day", f"{alerts * minutes / 60:,.1f}", "Alerts times the minutes above.",
-           delta=moved and f"{(alerts - before) * minutes / 60:+,.1f}", delta_color="inverse")  # fmt: skip
-    figure(places[2], "Fraud money stopped", f"{at['money_stopped']:.1%}", "Share of the money in frauds that is held or blocked.",
-           delta=moved and f"{100 * (at['money_stopped'] - was['money_stopped']):+.1f} points")  # fmt: skip
-    figure(places[3], "Cost", money(at["cost"]),
-           "Of the test period, in the log's currency: missed frauds, analysts' time, customers turned away.",
-           delta=moved and money(at["cost"] - was["cost"]), delta_color="inverse")  # fmt: skip
+def nearest(curve: pl.DataFrame, limit: float) -> float:
+    "The threshold of `curve`, whose figures are rounded, that stands for `limit`."
+    return min(curve["threshold"].to_list(), key=lambda tried: abs(tried / limit - 1))
 
 
-def costs(curve: pl.DataFrame, chosen: float) -> Any:
+def limit(what: str, curve: pl.DataFrame, used: float) -> float:
+    "The limit that is chosen for `what` the model decides."
+    return st.select_slider(
+        f"{what} from a chance of fraud of",
+        curve["threshold"].to_list(),
+        used,
+        format_func=chance,
+        key=what.lower(),
+        help="Drag it: what would another limit have done in the test period, which the model had never seen?",
+    )
+
+
+def costs(curve: pl.DataFrame, block: float, fraud_money: float, costs: Told | None) -> pl.Series:
+    "What each review limit of `curve` costs if what reaches `block` is blocked without review."
+    if costs is None:
+        return curve["cost"]
+    row = curve.row(by_predicate=pl.col("threshold") == block, named=True)
+    blocked, falsely = (curve[name].clip(upper_bound=row[name]) for name in ("alerts", "false_alerts"))
+    return fraud_money * (1 - curve["money_stopped"]) + costs.review * (curve["alerts"] - blocked) + costs.false_block * falsely
+
+
+def at(curve: pl.DataFrame, review: float, block: float) -> dict[str, float]:
+    "The figures of these limits: those of reviewing, and what is `blocked`, and `falsely`."
+    reviewed, blocked = (curve.row(by_predicate=pl.col("threshold") == limit, named=True) for limit in (review, block))
+    return {**reviewed, "reviewed": reviewed["alerts"] - blocked["alerts"], "falsely": blocked["false_alerts"]}
+
+
+def effects(before: dict[str, float], after: dict[str, float], minutes: float, a_day: float, moved: bool) -> None:
+    "What limits would do beside those in use; `a_day` makes a day's figure of one of the test period."
+    shown = [
+        ("Alerts a day", "alerts", a_day, "{:,.0f}", "Held for review or blocked."),
+        ("Analyst hours a day", "reviewed", a_day * minutes / 60, "{:,.1f}", "Alerts that are held for review, times the minutes above."),
+        ("Blocked wrongly a day", "falsely", a_day, "{:,.1f}", "Genuine transactions that are blocked, which nobody reviews."),
+        ("Fraud money stopped", "money_stopped", 100, "{:.1f} %", "Share of the money in frauds that is held or blocked."),
+        ("Cost", "cost", 1, "", "Of the test period, in the log's currency: missed frauds, analysts' time, customers turned away."),
+    ]  # fmt: skip
+    for place, (label, name, scale, words, meaning) in zip(st.columns(len(shown)), shown):
+        say: Callable[[float], str] = words.format if words else money
+        change = (after[name] - before[name]) * scale
+        sign = "+" if change > 0 else ""
+        colour: Literal["normal", "inverse"] = "normal" if name == "money_stopped" else "inverse"
+        figure(place, label, say(after[name] * scale), meaning, delta=sign + say(change) if moved else None, delta_color=colour)
+
+
+def costly(curve: pl.DataFrame, chosen: float) -> Any:
     "What each limit costs, and where the `chosen` one is."
     x = alt.X("threshold:Q", scale=alt.Scale(type="log"), title="review from this chance of fraud", axis=alt.Axis(format=".2~%"))
     y = alt.Y("cost:Q", scale=alt.Scale(type="log"), title="cost", axis=alt.Axis(format=".2~s"))
