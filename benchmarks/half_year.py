@@ -49,9 +49,9 @@ WAIT = {"analyst": 1, "customer": 2}  # days until a label comes
 AGAIN = 10  # days until the next retraining while the alarm lasts
 SHARED = Scenario(commission=0.01, wait=24, pool=3)  # thieves keep a share, wait, and several victims pay one mule
 HIDDEN = Scenario(commission=0.05, wait=48, pool=3, aged=True, modest=True)  # and use old accounts and ordinary sums
-# There is time for two reviews an hour, which is 6 % of 800 transactions a day; and with so much fraud, a false block
+# There is time for three reviews an hour, which is 6 % of 1,200 transactions a day; and with so much fraud, a false block
 # must cost what an ordinary transaction is worth, or the cheapest would be to block half of the customers.
-COSTS = Costs(review=2_000.0, false_block=200_000.0, reviews_per_hour=2.0)
+COSTS = Costs(review=2_000.0, false_block=200_000.0, reviews_per_hour=3.0)
 SEED = 7
 
 
@@ -260,7 +260,7 @@ def main() -> None:
     "Live the half-year that the command line asks for; see --help."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=182)
-    parser.add_argument("--per-day", type=int, default=800, help="transactions of a day, on average")
+    parser.add_argument("--per-day", type=int, default=1_200, help="transactions of a day, on average")
     parser.add_argument("--out", type=Path, default=project_root() / "reports")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the server ends, too

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['calibrate', 'train']
 
-# %% ../../nbs/31_training.ipynb #f9002b08
+# %% ../../nbs/31_training.ipynb #af8324fe
 from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from ..decisions import Costs, choose_thresholds, thresholds_by_costs
+from ..decisions import Costs, choose_thresholds, thresholds_by_costs, within_capacity
 from ..features import FEATURES, Feature
 from ..model import Calibration, Model
 from ..preprocessing import Rows
@@ -26,7 +26,7 @@ def calibrate(margin: np.ndarray, y: np.ndarray) -> Calibration:
         return Calibration()
     return Calibration(slope=slope, intercept=float(fitted.intercept_[0]))
 
-# %% ../../nbs/31_training.ipynb #1fd69797
+# %% ../../nbs/31_training.ipynb #643836e9
 def train(
     params: dict[str, Any],
     train: Rows,
@@ -41,7 +41,8 @@ def train(
     booster = fit(params, training_sample(train, genuine_rows, seed), validation, max_trees, seed)
     unset = thresholds_by_costs(costs, float(train.amount[train.y == 1].mean()))
     if validation.y.sum() < FEW:
-        return Model(booster, Calibration(), unset, features, costs)
+        probability = Model(booster, Calibration(), unset).probability(validation.x)
+        return Model(booster, Calibration(), within_capacity(unset, probability, costs, validation.hours), features, costs)
     calibration = calibrate(Model(booster, Calibration(), unset).margin(validation.x), validation.y)
     probability = Model(booster, calibration, unset).probability(validation.x)
     return Model(
