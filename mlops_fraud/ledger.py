@@ -144,7 +144,7 @@ def seal_of_label(before: bytes, row: Sequence[Any]) -> bytes:
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
-# %% ../nbs/23_ledger.ipynb #fb655904
+# %% ../nbs/23_ledger.ipynb #a9af2383
 class Ledger:
     "The log of decisions in the SQLite file at `path`. `history` names the events that came before them."
 
@@ -272,12 +272,22 @@ class Ledger:
         query = "SELECT transaction_id FROM feedback GROUP BY transaction_id HAVING fraud = 1 AND sequence = max(sequence)"
         return frozenset(found for (found,) in self.side.execute(query))
 
-    def events(self, skip: int = 0, block_rows: int = 1 << 16) -> Iterator[pl.DataFrame]:
-        "The logged transactions of this history but the first `skip`, in order of arrival, in blocks."
-        query = f"SELECT {', '.join(COLUMNS)} FROM decisions WHERE history = ? ORDER BY sequence LIMIT -1 OFFSET ?"
-        cursor = self.side.execute(query, (self.history, skip))
+    def events(self, after: int = 0, block_rows: int = 1 << 16) -> Iterator[pl.DataFrame]:
+        "The logged transactions of this history behind the `sequence` number `after`, in order of arrival, in blocks: `sequence` and `COLUMNS`."
+        query = f"SELECT sequence, {', '.join(COLUMNS)} FROM decisions WHERE history = ? AND sequence > ? ORDER BY sequence"
+        cursor = self.side.execute(query, (self.history, after))
         while rows := cursor.fetchmany(block_rows):
-            yield pl.DataFrame(rows, schema=DTYPES, orient="row")
+            yield pl.DataFrame(rows, schema={"sequence": pl.Int64, **DTYPES}, orient="row")
+
+    def mark(self, sequence: int) -> str:
+        "What names the decision of this number, and with it all before: `17:5feceb66...`."
+        (seal,) = self.side.execute("SELECT seal FROM decisions WHERE sequence = ?", (sequence,)).fetchone() or (b"",)
+        return f"{sequence}:{seal.hex()}"
+
+    def place(self, mark: str) -> int | None:
+        "The number of the decision that `mark` names, 0 where it is empty; None if this log holds no such."
+        number = int(mark.partition(":")[0] or 0)
+        return number if not mark or self.mark(number) == mark else None
 
     def __len__(self) -> int:
         "Decisions in the log, of all histories."

@@ -80,7 +80,7 @@ def late(step: int, known: int) -> str:
 class StateMismatch(Mendable, ValueError):
     "A saved state was made with another feature table."
 
-# %% ../nbs/21_state.ipynb #288b80a3
+# %% ../nbs/21_state.ipynb #43b73f44
 class State:
     """All that the past has left: entities' memories, the clock and the number of events.
 
@@ -95,6 +95,7 @@ class State:
         self.step = 0
         self.n_events = 0
         self.history = NO_HISTORY  # names the file of events that this state grew from; the log belongs to it
+        self.logged = ""  # names the last decision of a log that it holds, too; empty: none
 
     def _make_room(self, n_events: int) -> None:
         "An event adds at most one row an entity."
@@ -153,7 +154,7 @@ class State:
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
             np.savez(file, keys=self.memory.keys[:n], rows=self.memory.rows[:n], clock=np.array([self.step, self.n_events]),
-                     history=np.array(self.history), fingerprint=np.array(kernel.fingerprint(self.features)))  # fmt: skip
+                     history=np.array(self.history), logged=np.array(self.logged), fingerprint=np.array(kernel.fingerprint(self.features)))  # fmt: skip
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -168,7 +169,7 @@ class State:
             saved_memory = state.memory._replace(keys=saved["keys"], rows=saved["rows"], size=np.array([len(saved["keys"])]))
             state.memory = kernel.grown(state.plan, saved_memory, 2 * len(saved["keys"]) + 1024)
             state.step, state.n_events = (int(v) for v in saved["clock"])
-            state.history = str(saved["history"])
+            state.history, state.logged = str(saved["history"]), str(saved["logged"])
             return state
 
 # %% ../nbs/21_state.ipynb #78a4f17d

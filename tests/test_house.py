@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import runpy
 from itertools import pairwise
 from pathlib import Path
 
@@ -119,6 +120,15 @@ def test_each_chapter_leads_on_to_the_next() -> None:
 
 
 # --- The image
+
+
+def test_the_readme_says_what_its_notebook_does() -> None:
+    readme, from_root = (ROOT / "README.md").read_text(), runpy.run_path(str(ROOT / "scripts/readme"))["from_root"]
+    cells = json.loads((ROOT / "nbs/index.ipynb").read_text())["cells"]
+    told = [from_root("".join(cell["source"])) for cell in cells if cell["cell_type"] == "markdown"]
+    chapters = [f"(nbs/{notebook.name})" for notebook in NUMBERED]
+    stale = [text[:60] for text in [*told, *chapters] if text not in readme]
+    assert not stale, "write README.md anew, with the service running: scripts/readme"
 
 
 def test_what_the_dockerfile_copies_is_not_ignored() -> None:

@@ -35,7 +35,7 @@ from ..schemas import DecisionResponse, TransactionRequest
 from ..scoring import REFUSALS
 from ..settings import settings
 
-# %% ../../nbs/60_api.ipynb #4842fb1d
+# %% ../../nbs/60_api.ipynb #498d771b
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     "Load the scorer, if there is a model, and follow the alias."
@@ -50,6 +50,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     if following:
         following.cancel()
+    service.close()
     lock.close()
 
 

@@ -41,7 +41,7 @@ EVENTS = Gauge("mlops_fraud_events", "Events that the past holds", registry=METR
 BROKEN = Gauge("mlops_fraud_successor_broken", "1 while the version that the alias names cannot take over", registry=METRICS)
 SWAPS = Counter("mlops_fraud_swaps", "Times that another model or other rules took over", registry=METRICS)
 
-# %% ../../nbs/58_service.ipynb #9dcf3945
+# %% ../../nbs/58_service.ipynb #6dfba6d7
 REST = 1.0  # seconds after the log failed: loading takes time that others need
 
 
@@ -89,6 +89,11 @@ class Service:
             raise
         finally:
             stage.observe(time.perf_counter() - start)
+
+    def close(self) -> None:
+        "Let the next start go on from here."
+        if self.loaded:
+            self.loaded.keep()
 
     async def on_disk(self) -> None:
         "Wait until all that was decided is on disk. Raises `LogFailed`."
