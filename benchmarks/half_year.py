@@ -246,7 +246,7 @@ def report(year: Year, daily: pl.DataFrame, changes: dict[int, Scenario], per_da
     return "\n\n".join([
         "# Half a year\n\n> A half-year whose fraud changes twice, through the whole system; and the same half-year with a model that nobody retrained.",
         f"{daily.height} days with {per_day:,} transactions each, {SHARE:.1%} of them fraud, went through a running API after {LEARNED} days that the first model was made of; analysts label an alert after a day, customers complain after two, and labels count after three; there is time for {COSTS.reviews_per_hour:.0f} reviews an hour. A review costs {COSTS.review:,.0f}, a false block {COSTS.false_block:,.0f}, a missed fraud its amount. That took {minutes:.1f} minutes. `python benchmarks/half_year.py` makes this page anew.",
-        table("| cost | frauds caught", [["retrained", f"{cost:,.0f}", f"{caught:,} of {frauds:,}"], ["never retrained", f"{never:,.0f}", f"{without:,} of {frauds:,}"]]),
+        table(" | cost | frauds caught", [["retrained", f"{cost:,.0f}", f"{caught:,} of {frauds:,}"], ["never retrained", f"{never:,.0f}", f"{without:,} of {frauds:,}"]]),
         f"Not retraining cost {never - cost:,.0f} more, {never / max(cost, 1):.1f} times as much.",
         "## The two changes",
         table("fraud changes on day | noticed | caught in a week | new versions | as good as before (nine tenths of it)", drifts(year, daily, changes)),
