@@ -254,7 +254,7 @@ async def feedback(label: Label, request: Request) -> Record:
     await service_of(request).write(lambda ledger: ledger.give_feedback(label.transaction_id, label.fraud, label.by))
     return record_of(service_of(request), label.transaction_id)
 
-# %% ../../nbs/60_api.ipynb #568d5301
+# %% ../../nbs/60_api.ipynb #bf94b00f
 @app.get("/model")
 async def model(request: Request) -> About:
     "The model that answers."
@@ -262,7 +262,7 @@ async def model(request: Request) -> About:
     judge, said = scorer.champion, scorer.champion.version.model.description
     return About(
         model=judge.called, canary=scorer.canary.called if scorer.canary else None, identity=judge.version.model.identity,
-        features=judge.units, thresholds=said.thresholds, costs=said.costs, rules=[rule.fired for rule in scorer.rules.rules],
+        features=judge.units, thresholds=said.thresholds, costs=said.costs and said.costs._asdict(), rules=[rule.fired for rule in scorer.rules.rules],
         rules_version=scorer.rules.version, tabled=judge.explainer.tables is not None,
     )  # fmt: skip
 

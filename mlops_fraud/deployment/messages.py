@@ -14,7 +14,6 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
-from ..decisions import Costs
 from ..ledger import Feedback, IdTaken, LogFailed
 from ..model import UnusableModel
 from ..registry import NoModel
@@ -23,7 +22,7 @@ from ..schemas import DecisionResponse, FiredRule, ModelVersion, Thresholds, Tra
 from ..scoring import FarAhead, NoHistory
 from ..state import OutOfOrder
 
-# %% ../../nbs/56_messages.ipynb #054c9385
+# %% ../../nbs/56_messages.ipynb #f7883294
 class Ready(BaseModel):
     "What the service answers with."
 
@@ -58,7 +57,7 @@ class About(BaseModel):
     identity: str  # of trees, features, calibration and thresholds together
     features: dict[str, str]  # by name, in order; their units
     thresholds: Thresholds
-    costs: Costs | None
+    costs: dict[str, float | None] | None  # of a review, of a false block; and what the analysts have time for
     rules: list[FiredRule]
     rules_version: str  # digest of their file
     tabled: bool  # score and reasons by tables; false: by XGBoost, slowly
