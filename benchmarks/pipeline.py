@@ -212,6 +212,21 @@ def evaluation(folder: Path) -> Cost:
     return notebook("evaluation", folder)
 
 
+@stage("studies")
+def studies(folder: Path) -> Cost:
+    return notebook("studies", folder)
+
+
+@stage("stress")
+def stress(folder: Path) -> Cost:
+    return notebook("stress", folder)
+
+
+@stage("model card")
+def model_card(folder: Path) -> Cost:
+    return notebook("model_card", folder)
+
+
 MODEST = {"tuning": {"n_trials": 2}, "evaluation": {"n_resamples": 20}}
 
 
