@@ -40,7 +40,7 @@ from .tables import Explainer
 class NoHistory(Mendable, FileNotFoundError):
     "The events that the service should begin with are not there: every recipient would look new."
 
-# %% ../nbs/54_scoring.ipynb #b7055da3
+# %% ../nbs/54_scoring.ipynb #c71b7eea
 class FarAhead(ValueError):
     "An event lies so far after the last one that it is taken for a mistake: once it is counted, no earlier one can follow."
 
@@ -52,13 +52,15 @@ REFUSALS = (FarAhead, IdTaken, OutOfOrder)  # they change nothing
 class Judge:
     "A version, ready to score, and what it says in every answer."
 
-    def __init__(self, version: Version, history: str):
+    def __init__(self, version: Version, history: str, away: str = ""):
         self.version, self.explainer = version, Explainer(version.model)
         self.units = {feature.name: feature.unit for feature in version.model.features}
         self.called = ModelVersion(name=version.name, version=version.version, alias=version.alias)
         self.degraded = [] if self.explainer.tables else ["slow: the model does not fit into tables"]
         if history == NO_HISTORY:
             self.degraded.append("no history: accounts and traffic from before the log are unknown")
+        if away:
+            self.degraded.append(f"no registry: {away}")
         self.always = {  # part of every answer
             "thresholds": version.model.description.thresholds.model_dump(),
             "model": self.called.model_dump(),
@@ -96,7 +98,7 @@ def canary_of(champion: Version, chosen: Settings) -> Canary | None:
         return None
     return Canary(found, chosen.canary_share)
 
-# %% ../nbs/54_scoring.ipynb #c8c9fe15
+# %% ../nbs/54_scoring.ipynb #3e562c16
 WORTH_KEEPING = 50_000  # decisions of a log, which take about a second to fold
 REPEATS = "amount_transfer_hours_since_last"  # missing: no transfer had just this amount
 
@@ -120,10 +122,10 @@ class Scorer:
 
     def __init__(
         self, version: Version, state: State, ledger: Ledger, n_reasons: int = 3, rules: Rules = NO_RULES, hours_ahead: int = 744,
-        canary: Canary | None = None,
+        canary: Canary | None = None, away: str = "",
     ):  # fmt: skip
         self.state, self.ledger, self.n_reasons, self.rules, self.hours_ahead = state, ledger, n_reasons, rules, hours_ahead
-        self.champion, self.canary = Judge(version, state.history), None
+        self.champion, self.canary = Judge(version, state.history, away), None
         if canary:
             self.canary, self.draws = Judge(canary.version, state.history), canary.draws
         self.answering = Answering(version.version, canary and canary.version.version, rules.version)
@@ -143,8 +145,8 @@ class Scorer:
         "The scorer of the settings: model by alias, history, log. Raises `NoModel`, `UnusableModel`, `NoHistory`, `UnusableRules`."
         chosen = chosen or settings()
         answering = Answering.now(chosen)
-        version = registry.load(chosen)
         ledger, history = chosen.path(chosen.ledger), chosen.path(chosen.history) if chosen.history else None
+        version, away = _champion(chosen, ledger.parent / "champion")
         if history and not history.exists():
             raise NoHistory(
                 f"history = {chosen.history} does not exist; make it with dvc repro, or set HISTORY to the events to begin with"
@@ -152,7 +154,7 @@ class Scorer:
         rules = read_rules(chosen.rules_path, version.model.names)
         log = Ledger(ledger, history_name(history) if history else NO_HISTORY)
         state = kept_state(log, version.model.features) or past(history, ledger.parent, version.model.features)
-        scorer = cls(version, state, log, chosen.n_reasons, rules, chosen.hours_ahead, canary_of(version, chosen))
+        scorer = cls(version, state, log, chosen.n_reasons, rules, chosen.hours_ahead, canary_of(version, chosen), away)
         scorer.keep()
         scorer.answering = answering  # also what was named and cannot answer
         _warm_up(scorer.champion.explainer)
@@ -325,6 +327,22 @@ class Scorer:
         response = DecisionResponse.model_validate_json(entry.answer)
         response.explanation = explanation(units, entry.features, entry.shap, entry.margin)
         return response.model_dump_json()
+
+# %% ../nbs/54_scoring.ipynb #ba3be793
+def _champion(chosen: Settings, copies: Path) -> tuple[Version, str]:
+    "The version to answer with, and what it lacks if that is a copy. Raises `NoModel`, `UnusableModel`."
+    try:
+        version = registry.load(chosen)
+    except registry.RegistryAway as reason:
+        if (version := registry.kept_copy(copies, chosen)) is None:  # type: ignore[assignment]
+            raise
+        print(f"version {version.version} answers from this machine's copy: {reason}", flush=True)
+        return version, f"version {version.version} is this machine's copy of what was the {version.alias} when it was last reached"
+    try:
+        registry.keep_copy(version, copies)
+    except OSError as reason:
+        print(f"no copy of version {version.version} is kept for when the registry is away: {reason}", flush=True)
+    return version, ""
 
 # %% ../nbs/54_scoring.ipynb #b9bdb56c
 def _kept(log: Ledger, features: tuple[Feature, ...]) -> Path:

@@ -14,9 +14,10 @@ import httpx
 import numpy as np
 import polars as pl
 import pytest
-from conftest import Project, serving
+from conftest import Project, free_port, serving
 
 from mlops_fraud import registry
+from mlops_fraud.deployment.local import Server, running
 from mlops_fraud.ledger import Ledger
 from mlops_fraud.model import Model
 from mlops_fraud.schemas import COLUMNS
@@ -184,6 +185,40 @@ def test_a_canary_answers_its_share_and_a_broken_one_nothing(site: Site, tmp_pat
         assert {answer["model"]["version"] for answer in canary.send(100)} == {"1"}
         trees.write_bytes(kept)
     assert "the challenger answers nothing: model.ubj" in "".join(log.read_text() for log in (tmp_path / "logs").iterdir())
+
+
+def test_a_start_while_the_registry_is_away_serves_the_copy_until_it_is_back(site: Site, tmp_path: Path) -> None:
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        site.chosen.tracking_uri,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    away = Server("MLflow", command, f"http://127.0.0.1:{port}", "/health")
+    own = {"MLFLOW_TRACKING_URI": away.url, "LEDGER": str(tmp_path / "ledger.sqlite")}
+
+    def answers(url: str, n: int) -> list[dict[str, Any]]:
+        asking = Site(url, site.chosen, {}, site.events)
+        asking.sent = n
+        return asking.send(50)
+
+    with running([away], tmp_path / "mlflow", project_root()), serving({**site.environment, **own}, tmp_path / "first") as (url, _):
+        before = answers(url, 0)
+    with serving({**site.environment, **own}, tmp_path / "second") as (url, _):
+        during = answers(url, 50)
+        with running([away], tmp_path / "mlflow", project_root()):
+            wait_until(lambda: "no registry" not in str(httpx.get(f"{url}/desk/live").json()["degraded"]), "the registry is back")
+            after = answers(url, 100)
+    assert {answer["model"]["version"] for answer in before + during + after} == {"1"}
+    assert not any("registry" in lack for answer in before + after for lack in answer["degraded"])
+    assert all(any("no registry: version 1 is this machine's copy" in lack for lack in answer["degraded"]) for answer in during)
 
 
 def test_the_backtest_of_the_log_gives_what_was_decided_to_the_bit(site: Site) -> None:
