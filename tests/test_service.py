@@ -3,10 +3,13 @@
 import json
 import os
 import random
+import resource
 import signal
 import socket
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -215,19 +218,70 @@ def test_every_acknowledged_decision_survives_a_kill_under_load(project: Project
         os.killpg(pid, signal.SIGKILL)
         sent = sum(each.result() for each in asking)
 
-    ledger = Ledger(tmp_path / "ledger.sqlite")
+    with (tmp_path / "ledger.sqlite-wal").open("ab") as torn:
+        torn.write(b"the beginning of a record that the kill cut off" * 40)
+    found = proven(project, serve, tmp_path / "ledger.sqlite", acknowledged, step)
+    assert len(found) <= sent
+    for name, value in {"sent": sent, "acknowledged": len(acknowledged), "found": len(found)}.items():
+        record_property(name, value)
+
+
+def proven(project: Project, serve: Serve, path: Path, acknowledged: dict[str, bytes], step: int) -> dict[str, bytes]:
+    "The answers in the log at `path`: all that were `acknowledged` are among them, byte for byte, and a service that starts with it holds their fold."
+    ledger = Ledger(path)
     found = {str(entry.request.transaction_id): entry.answer.encode() for entry in ledger.entries()}
     assert {id: found.get(id) for id in acknowledged} == acknowledged
-    assert verify_log(ledger.path).decisions == len(found)
+    assert verify_log(path).decisions == len(found)
     with serve(project) as (url, _):
-        assert httpx.get(f"{url}/readyz").json()["events"] == len(found) <= sent
+        assert httpx.get(f"{url}/readyz").json()["events"] == len(found)
         following = httpx.post(f"{url}/whatif", params={"explain": "full"}, json={**GOOD, "step": step}).json()["explanation"]
-
     state = State()
     for block in ledger.events():
         state.fold(block)
     expected = state.read(to_event(TransactionRequest.model_validate({**GOOD, "step": step})))
     values = [np.nan if value is None else value for value in following["values"].values()]
     np.testing.assert_array_equal(np.array(values, np.float32), expected)
-    for name, value in {"sent": sent, "acknowledged": len(acknowledged), "found": len(found)}.items():
+    ledger.close()
+    return found
+
+
+def test_a_full_disk_refuses_and_loses_nothing(project: Project, serve: Serve, tmp_path: Path, record_property) -> None:
+    rows = list(project.events[:20_000].select(COLUMNS).iter_rows(named=True))
+    step, done = rows[-1]["step"], threading.Event()
+    acknowledged: dict[str, bytes] = {}
+    refused: list[int] = []
+
+    def keep_asking(first: int) -> None:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            for i in range(first, len(rows), 4):
+                answer = client.post("/predict", json={**rows[i], "step": step, "transaction_id": f"d-{i}"})
+                if answer.status_code == 200:
+                    acknowledged[f"d-{i}"] = answer.content
+                else:
+                    refused.append(answer.status_code)
+                    time.sleep(0.02)
+                if done.is_set():
+                    return
+
+    def until(true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not true():
+            assert time.monotonic() < deadline and not any(each.done() for each in asking)
+            time.sleep(0.01)
+
+    with serve(project) as (url, pid), ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(keep_asking, i) for i in range(4)]
+        until(lambda: len(acknowledged) >= 300)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))  # as if the disk had no more room
+        until(lambda: len(refused) >= 20)
+        before = len(acknowledged)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        until(lambda: len(acknowledged) >= before + 300)
+        done.set()
+        for each in asking:
+            each.result()
+
+    found = proven(project, serve, tmp_path / "ledger.sqlite", acknowledged, step)
+    assert found.keys() == acknowledged.keys() and set(refused) == {503}
+    for name, value in {"acknowledged": len(acknowledged), "refused": len(refused), "found": len(found)}.items():
         record_property(name, value)
