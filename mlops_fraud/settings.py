@@ -45,7 +45,7 @@ class IniSource(PydanticBaseSettingsSource):
             raise KeyError(f"{FILE} has no section [{self.section}]; put the settings below that line")
         return dict(parser[self.section])
 
-# %% ../nbs/00_settings.ipynb #e218f5a0
+# %% ../nbs/00_settings.ipynb #4122902e
 class Settings(BaseSettings):
     "Every runtime setting, its type and its meaning. Values: environment first, then `settings.ini`."
 
@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     api_key: SecretStr = Field(SecretStr(""), description="key that replay and app send; a secret, so set it in the environment only")
     body_megabytes: float = Field(gt=0, description="length that the body of a request may have; a batch may be longer")
     body_seconds: float = Field(gt=0, description="how long a client may be silent while the body of its request is incomplete")
+    turn_seconds: float = Field(gt=0, description="how long transactions may wait for their turn before further ones are refused")
     history: str = Field(description="ingested events that are the service's past when its log is empty; empty: none")
     ledger: str = Field(min_length=1, description="SQLite file that keeps every decision; states are kept beside it")
     follow_seconds: float = Field(ge=0, description="how often the service looks which version the alias names; 0: only when it starts")

@@ -1,5 +1,6 @@
 """What a client may send, and what the service promises for it."""
 
+import asyncio
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -243,6 +245,52 @@ def proven(project: Project, serve: Serve, path: Path, acknowledged: dict[str, b
     np.testing.assert_array_equal(np.array(values, np.float32), expected)
     ledger.close()
     return found
+
+
+def test_ten_times_too_much_is_refused_in_part_and_what_is_answered_is_kept(
+    project: Project, tmp_path: Path, record_property: Callable[[str, int], None]
+) -> None:
+    rows = list(project.events[:6_000].select(COLUMNS).iter_rows(named=True))
+    step, path = rows[-1]["step"], tmp_path / "ledger.sqlite"
+    acknowledged: dict[str, bytes] = {}
+    refused: list[tuple[str, str, str]] = []
+
+    async def ask(port: int, first: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for i in range(first, 3_000, 300):
+            body = json.dumps({**rows[i], "step": step, "transaction_id": f"o-{i}"}).encode()
+            writer.write(
+                b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+            )
+            status, *headers = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+            told = dict(header.split(": ", 1) for header in headers if header)
+            answer = await reader.readexactly(int(told["content-length"]))
+            if " 200 " in status:
+                acknowledged[f"o-{i}"] = answer
+            else:
+                refused.append((status.split()[1], told["retry-after"], json.loads(answer)["title"]))
+        writer.close()
+
+    async def ask_all(url: str) -> None:
+        await asyncio.gather(*(ask(urlsplit(url).port or 0, first) for first in range(300)))
+
+    @contextmanager
+    def serve(project: Project) -> Iterator[tuple[str, int]]:
+        with serving(project.environment(LEDGER=str(path), TURN_SECONDS="0.03"), tmp_path / "logs") as started:
+            yield started
+
+    with serve(project) as (url, _):
+        asyncio.run(ask_all(url))
+        time.sleep(0.5)
+        again = httpx.post(f"{url}/predict", json={**rows[3_000], "step": step, "transaction_id": "o-3000"})
+        assert again.status_code == 200  # as soon as the others are gone
+        acknowledged["o-3000"] = again.content
+    assert len(acknowledged) + len(refused) == 3_001 and acknowledged and refused
+    assert set(refused) == {("503", "1", "Too much at once")}
+    found = proven(project, serve, path, acknowledged, step)
+    assert found.keys() == acknowledged.keys()
+    for name, value in {"acknowledged": len(acknowledged), "refused": len(refused), "found": len(found)}.items():
+        record_property(name, value)
 
 
 def test_a_full_disk_refuses_and_loses_nothing(project: Project, serve: Serve, tmp_path: Path, record_property) -> None:

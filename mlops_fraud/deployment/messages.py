@@ -62,7 +62,7 @@ class About(BaseModel):
     rules_version: str  # digest of their file
     tabled: bool  # score and reasons by tables; false: by XGBoost, slowly
 
-# %% ../../nbs/56_messages.ipynb #802be66d
+# %% ../../nbs/56_messages.ipynb #53a3ef5a
 class Problem(BaseModel):
     "An error (RFC 9457)."
 
@@ -94,7 +94,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": "the body is too long"},
     422: {"model": Problem, "description": "a field breaks its rule, or the id belongs to another transaction"},
     429: {"model": Problem, "description": "more requests than the key may send"},
-    503: {"model": Problem, "description": "no model is registered yet, or the log cannot be written"},
+    503: {"model": Problem, "description": "no model is registered yet, the log cannot be written, or more is asked than can be answered"},
 }
 
 
