@@ -32,7 +32,7 @@ STAGES: dict[str, Run] = {}
 ALONE = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"}  # one thread, as the goal for features says
 CHECKED_ROWS = 50_000  # on which pandas must say what we say
 TOLERANCE = 1e-5  # relative; features are float32
-GIB = 3.0  # peak of any stage
+GIB = dict.fromkeys(("evaluation", "studies", "stress", "model card"), 6.0)  # peak; of any other stage 3
 GOALS: dict[str, Callable[[int, Cost], bool]] = {  # rows a second of work, which a busy machine leaves alone; or seconds
     "ingest, parquet": lambda rows, cost: rows >= 1.5e6 * cost.cpu,
     "ingest, csv": lambda rows, cost: rows >= 0.5e6 * cost.cpu,
@@ -56,7 +56,7 @@ class Measurement(NamedTuple):
         "Whether it reaches its goals."
         if math.isnan(self.peak):
             return "failed"
-        reached = GOALS.get(self.stage, lambda rows, cost: True)(self.rows, self.cost) and self.peak <= GIB
+        reached = GOALS.get(self.stage, lambda rows, cost: True)(self.rows, self.cost) and self.peak <= GIB.get(self.stage, 3.0)
         return "yes" if reached else "no"
 
 
@@ -318,8 +318,9 @@ def summary(stages: list[list[Measurement]]) -> str:
         table(" | ".join(["stage", *(f"{m.rows:,} rows" for m in stages[0])]), growth),
     ]
     took = {at[-1].stage: at[-1].cost.cpu for at in stages}
-    if {"features, pandas", "features, fold alone"} <= set(took):
-        ratio = took["features, pandas"] / took["features, fold alone"]
+    ours = "features, fold of the twelve that pandas computes"
+    if {"features, pandas", ours} <= set(took):
+        ratio = took["features, pandas"] / took[ours]
         said.append(
             f"pandas works {ratio:.1f} times as long as the fold, for the same features (equal on the first {CHECKED_ROWS:,} rows)."
         )

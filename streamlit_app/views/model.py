@@ -84,8 +84,8 @@ def effects(before: dict[str, float], after: dict[str, float], minutes: float, a
     shown = [
         ("Alerts a day", "alerts", a_day, "{:,.0f}", "Held for review or blocked."),
         ("Analyst hours a day", "reviewed", a_day * minutes / 60, "{:,.1f}", "Alerts that are held for review, times the minutes above."),
-        ("Blocked wrongly a day", "falsely", a_day, "{:,.1f}", "Genuine transactions that are blocked, which nobody reviews."),
-        ("Fraud money stopped", "money_stopped", 100, "{:.1f} %", "Share of the money in frauds that is held or blocked."),
+        ("False blocks a day", "falsely", a_day, "{:,.1f}", "Genuine transactions that are blocked, which nobody reviews."),
+        ("Money stopped", "money_stopped", 100, "{:.1f} %", "Share of the money in frauds that is held or blocked."),
         ("Cost", "cost", 1, "", "Of the test period, in the log's currency: missed frauds, analysts' time, customers turned away."),
     ]  # fmt: skip
     for place, (label, name, scale, words, meaning) in zip(st.columns(len(shown)), shown):
