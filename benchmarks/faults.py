@@ -92,7 +92,7 @@ def main() -> None:
     "Measure what the command line asks for; see --help."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--per-day", type=int, default=2_000, help="transactions of a day, on average")
-    parser.add_argument("--quiet", type=int, default=3, help="months in which nothing is wrong, each of a world of its own")
+    parser.add_argument("--quiet", type=int, default=6, help="months in which nothing is wrong, each of a world of its own")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, default=project_root() / "reports/faults.md")
     given = parser.parse_args()

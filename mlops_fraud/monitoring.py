@@ -168,9 +168,9 @@ def counted(kind: str, name: str, before: np.ndarray, now: float) -> Finding | N
     p = 2 * Usual(0.0, usual.spread, usual.days).p_value(far)
     return Finding(kind, name, times, p, not 1 / TIMES < times < TIMES, f"{name}: {now:,.0f}, where {median:,.0f} are usual")
 
-# %% ../nbs/70_monitoring.ipynb #7e05bb5a
-CERTAIN = 1e-4  # p, below which a count needs no second day
-ENOUGH, SELDOM = 15, 3  # of a count that can be judged; a day, below which nothing is
+# %% ../nbs/70_monitoring.ipynb #d6d1aa84
+CERTAIN = 1e-3  # p, below which a count needs no second day
+ENOUGH, SELDOM = 10, 3  # of a count that can be judged; a day, below which nothing is
 
 
 def counted_by_type(kind: str, daily: np.ndarray) -> Finding | None:
