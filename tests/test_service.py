@@ -280,7 +280,8 @@ def test_ten_times_too_much_is_refused_in_part_and_what_is_answered_is_kept(
             yield started
 
     with serve(project) as (url, _):
-        asyncio.run(ask_all(url))
+        with ThreadPoolExecutor(1) as pool:  # this thread may have a loop already, of a browser's test
+            pool.submit(lambda: asyncio.run(ask_all(url))).result()
         time.sleep(0.5)
         again = httpx.post(f"{url}/predict", json={**rows[3_000], "step": step, "transaction_id": "o-3000"})
         assert again.status_code == 200  # as soon as the others are gone
