@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ STAGES: dict[str, Run] = {}
 ALONE = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"}  # one thread, as the goal for features says
 CHECKED_ROWS = 50_000  # on which pandas must say what we say
 TOLERANCE = 1e-5  # relative; features are float32
-GIB = dict.fromkeys(("evaluation", "studies", "stress", "model card"), 6.0)  # peak; of any other stage 3
+GIB = dict.fromkeys(("evaluation", "studies", "stress", "model_card"), 6.0)  # peak; of any other stage 3
 GOALS: dict[str, Callable[[int, Cost], bool]] = {  # rows a second of work, which a busy machine leaves alone; or seconds
     "ingest, parquet": lambda rows, cost: rows >= 1.5e6 * cost.cpu,
     "ingest, csv": lambda rows, cost: rows >= 0.5e6 * cost.cpu,
@@ -197,36 +198,6 @@ def split(folder: Path) -> Cost:
     return cost(parts)
 
 
-@stage("tuning")
-def tuning(folder: Path) -> Cost:
-    return notebook("tuning", folder)
-
-
-@stage("training")
-def training(folder: Path) -> Cost:
-    return notebook("training", folder)
-
-
-@stage("evaluation")
-def evaluation(folder: Path) -> Cost:
-    return notebook("evaluation", folder)
-
-
-@stage("studies")
-def studies(folder: Path) -> Cost:
-    return notebook("studies", folder)
-
-
-@stage("stress")
-def stress(folder: Path) -> Cost:
-    return notebook("stress", folder)
-
-
-@stage("model card")
-def model_card(folder: Path) -> Cost:
-    return notebook("model_card", folder)
-
-
 MODEST = {"tuning": {"n_trials": 2}, "evaluation": {"n_resamples": 20}}
 
 
@@ -244,6 +215,10 @@ def notebook(name: str, folder: Path) -> Cost:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     found = find_notebook(root, name)
     return cost(lambda: run_notebook(found, folder / found.name, params, name, root))
+
+
+for name in ("tuning", "training", "evaluation", "studies", "stress", "model_card"):
+    stage(name)(partial(notebook, name))
 
 
 # ---- a process a measurement

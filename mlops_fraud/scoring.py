@@ -98,7 +98,7 @@ def canary_of(champion: Version, chosen: Settings) -> Canary | None:
         return None
     return Canary(found, chosen.canary_share)
 
-# %% ../nbs/54_scoring.ipynb #3e562c16
+# %% ../nbs/54_scoring.ipynb #dbfd8cb5
 WORTH_KEEPING = 50_000  # decisions of a log, which take about a second to fold
 REPEATS = "amount_transfer_hours_since_last"  # missing: no transfer had just this amount
 
@@ -153,7 +153,7 @@ class Scorer:
             )
         rules = read_rules(chosen.rules_path, version.model.names)
         log = Ledger(ledger, history_name(history) if history else NO_HISTORY)
-        state = kept_state(log, version.model.features) or past(history, ledger.parent, version.model.features)
+        state = kept_state(log, version.model.features) or past(history, ledger.parent, version.model.features, log.history)
         scorer = cls(version, state, log, chosen.n_reasons, rules, chosen.hours_ahead, canary_of(version, chosen), away)
         scorer.keep()
         scorer.answering = answering  # also what was named and cannot answer

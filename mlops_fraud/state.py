@@ -172,12 +172,12 @@ class State:
             state.history, state.logged = str(saved["history"]), str(saved["logged"])
             return state
 
-# %% ../nbs/21_state.ipynb #78a4f17d
-def past(events: Path | None, snapshots: Path, features: tuple[Feature, ...] = FEATURES) -> State:
-    "The state after the file `events` (None: no past at all), from the folder `snapshots` or else folded and saved there."
+# %% ../nbs/21_state.ipynb #49d311ce
+def past(events: Path | None, snapshots: Path, features: tuple[Feature, ...] = FEATURES, name: str = "") -> State:
+    "The state after the file `events` (None: no past at all) of this `history_name`, from the folder `snapshots` or else folded and saved there."
     if events is None:
         return State(features)
-    name = history_name(events)
+    name = name or history_name(events)
     snapshot = snapshots / f"state-{name}-{kernel.fingerprint(features)}.npz"
     if snapshot.exists():
         return State.load(snapshot, features)

@@ -202,7 +202,7 @@ def alone(ledger: Path) -> IO[bytes]:
         raise LogTaken(f"another service writes to {ledger}; end it, or set LEDGER to another file") from None
     return lock
 
-# %% ../../nbs/58_service.ipynb #4c3090b8
+# %% ../../nbs/58_service.ipynb #2f46396f
 RETRY_AFTER = 10  # looks: a successor that cannot load costs time, and may be mended where it lies
 
 
@@ -239,6 +239,5 @@ async def _swap(service: Service, successor: Scorer) -> None:
         successor.catch_up()
         service.loaded = successor
     previous.ledger.close()
-    settle()
     SWAPS.inc()
     print(f"version {successor.champion.version.version} answers from now on", flush=True)
