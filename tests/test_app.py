@@ -185,9 +185,9 @@ def test_the_live_page_moves_by_itself(desk: Desk, sign_in: Callable[..., Page])
     expect(figures.nth(money)).not_to_have_text(before[money], timeout=SOON)
 
 
-@pytest.mark.parametrize("path", ["", "queue", "model", "monitor", "data", "score"])
+@pytest.mark.parametrize("path", ["", "queue", "transaction?id={}", "model", "monitor", "data", "score"])
 def test_each_page_fits_a_phone(desk: Desk, sign_in: Callable[..., Page], path: str) -> None:
-    page = sign_in("val", path)
+    page = sign_in("val", path.format(desk.alerts[0]["transaction_id"]))
     page.set_viewport_size({"width": 390, "height": 800})
     expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=SOON)
     page.wait_for_timeout(500)
