@@ -262,7 +262,7 @@ def findings(of: Watched, inputs: Sequence[Reference], score: Reference, day: in
         found.append(counted("overrides", "alerts that analysts called genuine", daily[:-1], daily[-1]))
     return [each for each in found if each]
 
-# %% ../nbs/70_monitoring.ipynb #cfab0d82
+# %% ../nbs/70_monitoring.ipynb #28963498
 ENOUGH = 10  # frauds
 
 
@@ -320,6 +320,7 @@ class Promised(NamedTuple):
 
     caught: int
     frauds: int
+    by: str = ""  # the version that promised it
 
     @property
     def share(self) -> float:
@@ -332,9 +333,12 @@ def of_performance(reached: Performance, promised: Promised | None) -> list[Find
     found = []
     caught = round(reached.caught.point * reached.frauds)
     if promised and promised.caught and reached.frauds >= ENOUGH:
-        # A test of both samples would be blind for long: a model that was made just after a change was judged by few frauds.
+        # Fisher's test of both samples would be blind for long: a model that was made just after a change was judged by few frauds.
         p = float(binomtest(caught, reached.frauds, promised.share, alternative="less").pvalue)
-        words = f"{caught} of {reached.frauds} frauds alerted, {reached.caught.point:.0%} (95 % interval {reached.caught.low:.0%} to {reached.caught.high:.0%}), where {promised.caught / promised.frauds:.0%} were promised"
+        words = (
+            f"{caught} of {reached.frauds} frauds alerted, {reached.caught.point:.0%} (95 % interval {reached.caught.low:.0%} to {reached.caught.high:.0%}), where {promised.caught / promised.frauds:.0%} were promised"
+            + (f" by version {promised.by}" if promised.by else "")
+        )
         large = caught < (promised.share - 0.15) * reached.frauds
         found.append(Finding("performance", "frauds caught", reached.caught.point / promised.share, p, large, words))
     if reached.labels.alerts >= ENOUGH:
@@ -530,7 +534,7 @@ def post(webhook: str, alarms: Sequence[dict[str, Any]]) -> str:
         return f"the webhook {webhook} did not take an alarm ({error}); it stands in the log of alarms"
     return ""
 
-# %% ../nbs/70_monitoring.ipynb #0972b974
+# %% ../nbs/70_monitoring.ipynb #3eb0cb36
 class Watch(NamedTuple):
     "A version, and what is usual for it."
 
@@ -549,12 +553,12 @@ class Watch(NamedTuple):
             raise NothingToWatch(
                 f"version {version.version} of {version.name} was registered without its reference; promote it again: mlops-fraud promote"
             )
-        frame, model, metrics = pl.read_parquet(kept), version.model, registry.metrics_of(version.version, chosen)
+        frame, model = pl.read_parquet(kept), version.model
         day, x = frame["day"].to_numpy(), np.ascontiguousarray(frame.select(model.names).to_numpy())
         inputs = references(day, {name: x[:, i] for i, name in enumerate(model.names)})
         (score,) = references(day, {"score": model.margin(x)})
-        alerts = metrics.get("alerts", 0.0) - metrics.get("false_alerts", 0.0)
-        promised = Promised(int(alerts), int(metrics["frauds"])) if metrics.get("frauds") else None
+        promises = [_promised(v, chosen) for v in registry.lineage(version.version, chosen)]
+        promised = max((each for each in promises if each), key=lambda each: each.share, default=None)
         return cls(version, inputs, score, promised, chosen.label_maturity)
 
     def performance(self, of: Watched, day: int) -> Performance | None:
@@ -566,6 +570,14 @@ class Watch(NamedTuple):
         "All that the log tells of `day`."
         reached = self.performance(of, day)
         return findings(of, self.inputs, self.score, day, self.maturity) + (of_performance(reached, self.promised) if reached else [])
+
+
+def _promised(version: str, chosen: Settings) -> Promised | None:
+    "What `version` caught when it was registered; None if nobody counted."
+    metrics = registry.metrics_of(version, chosen)
+    if not metrics.get("frauds"):
+        return None
+    return Promised(int(metrics.get("alerts", 0.0) - metrics.get("false_alerts", 0.0)), int(metrics["frauds"]), version)
 
 # %% ../nbs/70_monitoring.ipynb #2f95fe5c
 def _drifts(watch: Watch, of: Watched, day: int) -> list[Finding]:

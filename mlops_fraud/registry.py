@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXPERIMENT', 'ABSENT', 'NoModel', 'RegistryAway', 'connect', 'use_experiment', 'git_commit', 'data_version',
            'Version', 'register', 'champion_tags', 'promote', 'tag', 'tags_of', 'challenge', 'retire', 'alias_names',
-           'rollback', 'versions', 'attach', 'attached', 'metrics_of', 'load', 'keep_copy', 'kept_copy']
+           'rollback', 'lineage', 'versions', 'attach', 'attached', 'metrics_of', 'load', 'keep_copy', 'kept_copy']
 
 # %% ../nbs/26_registry.ipynb #bc25c61b
 import datetime as dt
@@ -196,6 +196,15 @@ def rollback(to: Settings | None = None) -> str:
         raise NoModel(f"version {current['version']} of {chosen.model_name} replaced no other; there is nothing to go back to")
     client.set_registered_model_alias(chosen.model_name, chosen.model_alias, before)
     return before
+
+# %% ../nbs/26_registry.ipynb #98d60d2d
+def lineage(version: str, to: Settings | None = None, n: int = 4) -> list[str]:
+    "`version`, the one that it replaced, the one that this had replaced: at most `n`."
+    found: list[str] = []
+    while version and version not in found and len(found) < n:  # after going back, two may each have replaced the other
+        found.append(version)
+        version = tags_of(version, to).get("replaced", "")
+    return found
 
 # %% ../nbs/26_registry.ipynb #3e7a204d
 def versions(to: Settings | None = None) -> list[dict[str, Any]]:
