@@ -37,11 +37,11 @@ from mlops_fraud.data.simulator import PAYSIM, Scenario, simulated_days
 from mlops_fraud.decisions import Costs
 from mlops_fraud.deployment.local import Server, running
 from mlops_fraud.labels import read_decisions
+from mlops_fraud.ledger import Ledger
 from mlops_fraud.monitoring import AlarmLog, Watch, watched
 from mlops_fraud.retraining import Stopped, Waiting, open_run, retrain
 from mlops_fraud.schemas import COLUMNS
 from mlops_fraud.settings import Settings, project_root
-from mlops_fraud.shadow import open_ledger
 
 LEARNED = 45  # days that the first model is made of
 SHARE = 0.005  # of fraud: four times PaySim's, so that a small half-year has enough of it
@@ -69,7 +69,7 @@ class Year:
     def __init__(self, chosen: Settings, url: str, truth: pl.DataFrame):
         self.chosen, self.url, self.truth = chosen, url, truth
         self.client = httpx.Client(base_url=url, timeout=120)
-        self.alarms = AlarmLog(chosen.path(chosen.ledger).with_name("alarms.jsonl"))
+        self.alarms = AlarmLog(chosen.live / "alarms.jsonl")
         self.watch = Watch.over(chosen)
         self.told: list[Told] = []
         self.due: dict[int, list[dict[str, Any]]] = {}
@@ -95,7 +95,7 @@ class Year:
 
     def judge(self, day: int) -> None:
         "Let the monitor judge the days up to the one before `day`."
-        ledger, _ = open_ledger(self.chosen)
+        ledger = Ledger.of(self.chosen)
         seen = watched(ledger, self.watch.version, 24 * max(day - 36, 0))
         ledger.close()
         for past in (past for past in seen.whole_days if past > self.alarms.judged):
@@ -156,7 +156,7 @@ def lived(folder: Path, days: int, per_day: int, changes: dict[int, Scenario]) -
             year.send(int(day), part)
             year.judge(int(day))
             year.retrain(int(day))
-    ledger, history = open_ledger(chosen)
+    ledger, history = Ledger.of(chosen), chosen.past
     decisions = read_decisions(ledger)
     first = registry.load(chosen, "1")
     x = features_then(first.model, decisions, ledger, history)

@@ -6,7 +6,7 @@
 __all__ = ['NothingToTest', 'features_then', 'folded', 'Candidate', 'by_rules', 'Decided', 'decide', 'Outcome', 'outcome',
            'Backtest', 'backtest', 'candidates']
 
-# %% ../nbs/71_backtest.ipynb #fc68a0fa
+# %% ../nbs/71_backtest.ipynb #d22083c2
 import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +24,9 @@ from .registry import Version
 from .rules import NO_RULES, Rules, read_rules
 from .schemas import COLUMNS, Thresholds, TransactionRequest
 from .settings import Mendable, Settings, settings
-from .state import NO_HISTORY, history_name, past
+from .state import past
 
-# %% ../nbs/71_backtest.ipynb #ea1979dd
+# %% ../nbs/71_backtest.ipynb #e4d9f13a
 class NothingToTest(Mendable, ValueError):
     "The log holds nothing of the period, or nothing that is mature."
 
@@ -41,9 +41,8 @@ def features_then(model: Model, decisions: pl.DataFrame, ledger: Ledger, history
 
 def folded(model: Model, ledger: Ledger, history: Path | None, first: int, last: int) -> np.ndarray:
     "The features of `model` on the log's decisions from sequence `first` to `last`, by a fold of the history and of all that came before."
-    place = "SELECT count(*) FROM decisions WHERE history = ? AND sequence <= ?"
-    start, end = (ledger.side.execute(place, (ledger.history, sequence)).fetchone()[0] for sequence in (first - 1, last))
-    state, rows, done = past(history, ledger.path.parent, model.features), [], 0
+    start, end = (ledger.counted(sequence) for sequence in (first - 1, last))
+    state, rows, done = past(history, ledger.beside, model.features), [], 0
     for block in ledger.events():
         x = state.fold(block)
         rows.append(x[max(start - done, 0) : max(end - done, 0)])
@@ -143,7 +142,7 @@ class Backtest(NamedTuple):
         about = f"Steps {self.first_step} to {self.last_step}: {self.outcomes[0].transactions:,} mature transactions; {self.waiting:,} still wait for their labels."
         return "\n".join([about, "", head, "| --- " * 9 + "|", *lines, "", *proof])
 
-# %% ../nbs/71_backtest.ipynb #3e58dd39
+# %% ../nbs/71_backtest.ipynb #85c301a2
 def backtest(
     which: Sequence[str],
     first_step: int = 0,
@@ -158,21 +157,19 @@ def backtest(
     Raises `NothingToTest`.
     """
     chosen = chosen or settings()
-    history = chosen.path(chosen.history) if chosen.history else None
-    ledger = Ledger(chosen.path(chosen.ledger), history_name(history) if history else NO_HISTORY)
-    now = ledger.side.execute("SELECT max(step) FROM decisions WHERE history = ?", (ledger.history,)).fetchone()[0]
+    ledger = Ledger.of(chosen)
     decisions = read_decisions(ledger, first_step, last_step)
-    known = matured(decisions, chosen.label_maturity, (now or 0) + 1)
+    known = matured(decisions, chosen.label_maturity, ledger.last_step() + 1)
     if known.is_empty():
         raise NothingToTest(
-            f"the log holds no mature transaction from step {first_step} on; its last step is {now}, and labels take {chosen.label_maturity} hours"
+            f"the log holds no mature transaction from step {first_step} on; its last step is {ledger.last_step()}, and labels take {chosen.label_maturity} hours"
         )
     fraud, amount = known["fraud"].to_numpy(), known["amount"].to_numpy()
     versions = {version.version: version for version in (registry.load(chosen, name) for name in which)}
     costs = next((v.model.description.costs for v in versions.values() if v.model.description.costs), Costs(0.0, 0.0))
     outcomes, same = [outcome("live", known["decision"].to_numpy(), fraud, amount, costs)], {}
     for version in versions.values():
-        x = features_then(version.model, known, ledger, history)
+        x = features_then(version.model, known, ledger, chosen.past)
         for candidate in candidates(version, thresholds, read_rules(rules or chosen.rules_path, version.model.names)):
             decided = decide(candidate, known, x)
             outcomes.append(outcome(candidate.name, decided.decision, fraud, amount, costs))

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['LAYOUT', 'SECOND_LEG', 'FIRST_LEG', 'LOSS', 'SCHEMA', 'Status', 'PAGE', 'RECENT', 'COMPARED', 'CONDITIONS', 'CASE',
            'LEGS', 'LABEL', 'ALERTS', 'ONE', 'QUEUE', 'OTHERS', 'RECEIVED', 'TRAFFIC', 'FOUND', 'MATURITY', 'MOVE',
-           'FREE', 'MINE', 'GO', 'GO_BACK', 'OldCasework', 'Filter', 'Alert', 'Step', 'Other', 'Outcome', 'Total',
-           'Labelled', 'Page', 'Casework', 'cosines', 'together', 'take', 'assign', 'conclude', 'undo']
+           'FREE', 'MINE', 'GO', 'GO_BACK', 'NoCasework', 'OldCasework', 'Filter', 'Alert', 'Step', 'Other', 'Outcome',
+           'Total', 'Labelled', 'Page', 'Casework', 'cosines', 'take', 'assign', 'conclude', 'undo']
 
 # %% ../nbs/55_casework.ipynb #0fb450cc
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -56,11 +56,15 @@ CREATE INDEX casework_legs ON decisions ({FIRST_LEG.format("")}) WHERE {SECOND_L
 CREATE INDEX casework_traffic ON decisions (answered_at, decision, amount, probability, nameDest);
 """
 
-# %% ../nbs/55_casework.ipynb #ddc64d46
+# %% ../nbs/55_casework.ipynb #0e6e080f
 Status = Literal["new", "in review", "fraud", "genuine"]
 PAGE = 50  # alerts
 RECENT = 100_000  # decisions that a figure of the traffic looks back on at most
 COMPARED = 2_000  # labelled transactions that are compared with one, the latest labels
+
+
+class NoCasework(Mendable, ValueError):
+    "There is no desk at this log."
 
 
 class OldCasework(Mendable, ValueError):
@@ -197,15 +201,17 @@ def _other(row: Sequence[Any], likeness: float | None = None) -> Other:
     *seen, fraud = row
     return Other(*(*seen, None if fraud is None else bool(fraud), likeness))
 
-# %% ../nbs/55_casework.ipynb #fb420935
+# %% ../nbs/55_casework.ipynb #9386dbd7
 class Casework:
     "The work on the alerts of a `ledger`, in its file."
 
     def __init__(self, ledger: Ledger):
-        self.path: Path = ledger.path
+        if not isinstance(ledger.where, Path):
+            raise NoCasework("the desk works on a log in an SQLite file alone, and LEDGER is in PostgreSQL")
+        self.path = ledger.where
         layout = _layout(ledger.connection)
         if layout is None:
-            with together(ledger):
+            with ledger.together():
                 for statement in _statements(SCHEMA):
                     ledger.connection.execute(statement)
         elif layout != LAYOUT:
@@ -338,20 +344,7 @@ def _statements(script: str) -> Iterator[str]:
             yield statement
             statement = ""
 
-# %% ../nbs/55_casework.ipynb #fc558d77
-@contextmanager
-def together(ledger: Ledger) -> Iterator[None]:
-    "One transaction: all of it is on disk afterwards, or none."
-    ledger.connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        ledger.connection.execute("COMMIT")
-    except BaseException:
-        if ledger.connection.in_transaction:
-            ledger.connection.execute("ROLLBACK")
-        raise
-
-
+# %% ../nbs/55_casework.ipynb #e43d174f
 MOVE = """
 INSERT INTO casework_steps (alert, action, status, assignee, by, previous)
 SELECT d.sequence, :action, {status}, {assignee}, :by, {previous} FROM decisions AS d
@@ -372,20 +365,20 @@ GO_BACK = MOVE.format(
 
 def take(ledger: Ledger, ids: Sequence[str], by: str) -> Outcome:
     "Let `by` have these, as far as nobody has them."
-    with together(ledger):
+    with ledger.together():
         return _move(ledger, GO, ids, {"action": "take", "status": "in review", "assignee": by, "by": by})
 
 
 def assign(ledger: Ledger, ids: Sequence[str], by: str, to: str) -> Outcome:
     "Let `to` have these, as far as nobody or `by` has them."
-    with together(ledger):
+    with ledger.together():
         return _move(ledger, GO, ids, {"action": "assign", "status": "in review", "assignee": to, "by": by})
 
 
 def conclude(ledger: Ledger, ids: Sequence[str], fraud: bool, by: str) -> Outcome:
     "Say what these were, as far as nobody else has them: the status and the label, together."
     status = "fraud" if fraud else "genuine"
-    with together(ledger):
+    with ledger.together():
         outcome = _move(ledger, GO, ids, {"action": status, "status": status, "assignee": by, "by": by})
         for transaction_id in outcome.done:
             ledger.give_feedback(transaction_id, fraud, by)
@@ -395,7 +388,7 @@ def conclude(ledger: Ledger, ids: Sequence[str], fraud: bool, by: str) -> Outcom
 def undo(ledger: Ledger, ids: Sequence[str], by: str, anyone: bool = False) -> Outcome:
     "Take the last step on these back, if it was that of `by`, or `by` has them, or `anyone` may. A label that came with it is withdrawn."
     labelled = f"SELECT transaction_id FROM decisions AS d JOIN casework_now AS now ON now.alert = d.sequence WHERE now.status IN ('fraud', 'genuine') AND transaction_id IN ({', '.join('?' * len(ids))})"
-    with together(ledger):
+    with ledger.together():
         concluded = {row[0] for row in ledger.connection.execute(labelled, list(ids))}
         outcome = _move(ledger, GO_BACK, ids, {"action": "undo", "by": by, "anyone": anyone})
         for transaction_id in concluded.intersection(outcome.done):

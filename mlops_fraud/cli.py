@@ -201,7 +201,7 @@ def replay_command(
 
     print(replay_file(source, url or settings().api_url, name, limit, progress))
 
-# %% ../nbs/80_cli.ipynb #e83e6714
+# %% ../nbs/80_cli.ipynb #6cf033b9
 @app.command()
 def label(
     source: Annotated[Path, typer.Argument(help="a .csv or .parquet file with transaction_id, fraud (0 or 1) and perhaps by")],
@@ -223,7 +223,7 @@ def verify_log_command(
     from mlops_fraud.ledger import verify_log
 
     chosen = settings()
-    print(verify_log(chosen.path(chosen.ledger), known or ()))
+    print(verify_log(chosen.log, known or ()))
 
 
 @app.command("monitor")

@@ -11,7 +11,7 @@ __all__ = ['DAY', 'WEEK', 'N_BINS', 'LARGE', 'TIMES', 'SURE', 'MIN_ROWS', 'NEXT'
            'proves', 'AlarmLog', 'post', 'Watch', 'plot_drift', 'plot_days', 'plot_performance', 'report', 'exposition',
            'Look', 'monitor']
 
-# %% ../nbs/70_monitoring.ipynb #55cb4dfb
+# %% ../nbs/70_monitoring.ipynb #8b69925e
 import datetime as dt
 import json
 from collections.abc import Sequence
@@ -37,7 +37,6 @@ from .promotion import REFERENCE
 from .registry import Version
 from .schemas import TYPES
 from .settings import Mendable, Settings, settings
-from .state import NO_HISTORY, history_name
 
 # %% ../nbs/70_monitoring.ipynb #78f804d4
 DAY, WEEK = 24, 7  # hours, days
@@ -690,7 +689,7 @@ def _metrics(found: Sequence[Finding], reached: Performance | None) -> dict[str,
     sizes = {f"{each.kind}/{each.name.replace(' ', '_')}": each.size for each in found}
     return sizes | ({name: getattr(reached, name).point for name, *_ in FIGURES} if reached else {})
 
-# %% ../nbs/70_monitoring.ipynb #5a82381f
+# %% ../nbs/70_monitoring.ipynb #7a930254
 class Look(NamedTuple):
     "What one look at the log came to."
 
@@ -713,13 +712,10 @@ class Look(NamedTuple):
 
 
 def monitor(out: Path, chosen: Settings | None = None) -> Look:
-    "Judge the days of the log that are over and not judged yet; write the report to the folder `out`. Raises `NothingToWatch`."
+    "Judge the days of the log that are over and not judged yet; write the report to the folder `out`. Raises `NoLog`, `NothingToWatch`."
     chosen = chosen or settings()
-    path, history = chosen.path(chosen.ledger), chosen.path(chosen.history) if chosen.history else None
-    if not path.exists():
-        raise NothingToWatch(f"{path} does not exist; start the service and send transactions, for example with mlops-fraud replay FILE")
-    watch, alarms = Watch.over(chosen), AlarmLog(path.with_name("alarms.jsonl"))
-    ledger = Ledger(path, history_name(history) if history else NO_HISTORY)
+    ledger = Ledger.of(chosen, there=True)
+    watch, alarms = Watch.over(chosen), AlarmLog(chosen.live / "alarms.jsonl")
     of = watched(ledger, watch.version, DAY * max(alarms.judged + 1 - LOOK_BACK - WEEK, 0))
     ledger.close()
     days = [day for day in of.whole_days if day > alarms.judged]

@@ -6,7 +6,7 @@
 __all__ = ['COPIED', 'STAGES', 'STEPS', 'Stopped', 'Waiting', 'Run', 'open_run', 'training_events', 'check', 'reproduce',
            'register', 'shadow', 'promote', 'take', 'retrain', 'report']
 
-# %% ../nbs/73_retraining.ipynb #f6fba0ea
+# %% ../nbs/73_retraining.ipynb #d0b9e7a8
 import json
 import os
 import shutil
@@ -21,12 +21,13 @@ import yaml
 
 from . import registry
 from .labels import completeness, matured, read_decisions
+from .ledger import Ledger
 from .promotion import losses, register_candidate
 from .schemas import COLUMNS
 from .settings import Mendable, Settings, project_root
-from .shadow import duel, follow, open_ledger
+from .shadow import duel, follow
 
-# %% ../nbs/73_retraining.ipynb #bb782fd8
+# %% ../nbs/73_retraining.ipynb #c300da6f
 class Stopped(Mendable, RuntimeError):
     "A step of a retraining says why it goes no further; what answers is as it was."
 
@@ -57,24 +58,30 @@ class Run(NamedTuple):
         partial.replace(self.folder / "run.json")
 
 
+def _last_step(chosen: Settings) -> int:
+    "The latest step of the log."
+    ledger = Ledger.of(chosen, there=True)
+    last = max(ledger.last_step(), 0)
+    ledger.close()
+    return last
+
+
 def open_run(chosen: Settings, until: int | None = None) -> Run:
     "The run that knows the log to step `until`; by default the one that is under way, or else a new one that knows all."
-    runs = chosen.path(chosen.ledger).parent / "retraining"
+    runs = chosen.live / "retraining"
     params = yaml.safe_load((project_root() / "params.yaml").read_text())
     if until is None:
         started = [Run(folder, chosen, params, int(folder.name)) for folder in runs.glob("[0-9]*")]
         under_way = [run.until for run in started if "register" in run.done and "promote" not in run.done]
         until = max(under_way, default=None)
     if until is None:
-        ledger, _ = open_ledger(chosen)
-        until = int(ledger.side.execute("SELECT coalesce(max(step), 0) FROM decisions").fetchone()[0])
-        ledger.close()
+        until = _last_step(chosen)
     return Run(runs / str(until), chosen, params, until)
 
-# %% ../nbs/73_retraining.ipynb #f37f474c
+# %% ../nbs/73_retraining.ipynb #7f66e0fd
 def training_events(run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
     "All mature events in time order, as a raw file has them; and the mature part of the log."
-    ledger, history = open_ledger(run.chosen)
+    ledger, history = Ledger.of(run.chosen, there=True), run.chosen.past
     mature = matured(read_decisions(ledger, last_step=run.until), run.chosen.label_maturity, run.until + 1)
     ledger.close()
     logged = mature.select(*COLUMNS, isFraud=pl.col("fraud").cast(pl.Int8))
@@ -137,7 +144,7 @@ def _furnish(run: Run) -> None:
         events.parent.mkdir(parents=True, exist_ok=True)
         training_events(run)[0].write_parquet(events)
 
-# %% ../nbs/73_retraining.ipynb #efb06cc9
+# %% ../nbs/73_retraining.ipynb #90e6847e
 def register(run: Run) -> dict[str, Any]:
     "Register the candidate and let it be the challenger. Raises `Stopped` with the gate's reasons."
     version, gate = register_candidate(run.folder, run.chosen)
@@ -146,19 +153,12 @@ def register(run: Run) -> dict[str, Any]:
         raise Stopped(f"version {version} is registered, but refused: {'; '.join(gate.refusals)}")
     registry.challenge(version, run.chosen)
     follow(run.chosen, once=True)  # from here on
-    return {"version": version, "provisional": gate.provisional, "since": _last_step(run)}
-
-
-def _last_step(run: Run) -> int:
-    ledger, _ = open_ledger(run.chosen)
-    last = int(ledger.side.execute("SELECT coalesce(max(step), 0) FROM decisions").fetchone()[0])
-    ledger.close()
-    return last
+    return {"version": version, "provisional": gate.provisional, "since": _last_step(run.chosen)}
 
 
 def shadow(run: Run) -> dict[str, Any]:
     "Let the challenger catch up. Raises `Waiting` while it has not followed for long enough."
-    followed, asked = _last_step(run) - run.done["register"]["since"], run.params["retraining"]["shadow_hours"]
+    followed, asked = _last_step(run.chosen) - run.done["register"]["since"], run.params["retraining"]["shadow_hours"]
     if asked:
         follow(run.chosen, once=True)
     if followed < asked:

@@ -45,7 +45,7 @@ class IniSource(PydanticBaseSettingsSource):
             raise KeyError(f"{FILE} has no section [{self.section}]; put the settings below that line")
         return dict(parser[self.section])
 
-# %% ../nbs/00_settings.ipynb #4122902e
+# %% ../nbs/00_settings.ipynb #49d9bebd
 class Settings(BaseSettings):
     "Every runtime setting, its type and its meaning. Values: environment first, then `settings.ini`."
 
@@ -68,7 +68,15 @@ class Settings(BaseSettings):
     body_seconds: float = Field(gt=0, description="how long a client may be silent while the body of its request is incomplete")
     turn_seconds: float = Field(gt=0, description="how long transactions may wait for their turn before further ones are refused")
     history: str = Field(description="ingested events that are the service's past when its log is empty; empty: none")
-    ledger: str = Field(min_length=1, description="SQLite file that keeps every decision; states are kept beside it")
+    ledger: str = Field(
+        min_length=1, description="what keeps every decision: an SQLite file, or postgresql://user@host/database for several machines"
+    )
+    order: str = Field(
+        pattern=r"^(rediss?://.+)?$", description="Redis that says who is first among several services; empty: their log does"
+    )
+    beside: str = Field(
+        min_length=1, description="folder of what a machine keeps beside a log in PostgreSQL: states, alarms, a copy of the model"
+    )
     follow_seconds: float = Field(ge=0, description="how often the service looks which version the alias names; 0: only when it starts")
     hours_ahead: int = Field(
         ge=1,
@@ -90,6 +98,21 @@ class Settings(BaseSettings):
         return project_root() / relative
 
     @property
+    def log(self) -> Path | str:
+        "Where the log is: a file, or an address."
+        return self.ledger if self.ledger.startswith("postgresql://") else self.path(self.ledger)
+
+    @property
+    def past(self) -> Path | None:
+        "The file of the events before the log, or None."
+        return self.path(self.history) if self.history else None
+
+    @property
+    def live(self) -> Path:
+        "The folder of what is kept beside the log."
+        return self.log.parent if isinstance(self.log, Path) else self.path(self.beside)
+
+    @property
     def rules_path(self) -> Path | None:
         "The file of rules, or None."
         return self.path(self.rules) if self.rules else None
@@ -97,7 +120,7 @@ class Settings(BaseSettings):
     @property
     def monitored(self) -> Path:
         "What the monitor last told Prometheus; it lies beside the log, and may not exist yet."
-        return self.path(self.ledger).with_name("monitoring.prom")
+        return self.live / "monitoring.prom"
 
     @property
     def api_url(self) -> str:

@@ -1,7 +1,8 @@
-"""Engines that others ship, started for a test: PostgreSQL, and an S3-compatible store. `scripts/engines` installs them."""
+"""Engines that others ship, started for a test: PostgreSQL, Redis, and an S3-compatible store. `scripts/engines` installs them."""
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,9 +23,30 @@ def postgres_program(name: str) -> str:
     return program
 
 
+class Engine:
+    "A server that is started for a test, and may be ended and started again."
+
+    def __init__(self, command: list[str], ready: list[str], port: int, log: Path):
+        self.command, self.ready, self.port, self.log = command, ready, port, log
+        self.start()
+
+    def start(self) -> None:
+        "Start it and wait until it answers."
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
+        while self.process.poll() is None and subprocess.run(self.ready, capture_output=True).returncode:
+            time.sleep(0.1)
+        assert self.process.poll() is None, self.log.read_text()
+
+    def end(self, how: signal.Signals = signal.SIGINT) -> None:
+        "End it, with the connections to it."
+        self.process.send_signal(how)
+        self.process.wait(20)
+
+
 @contextmanager
-def postgres(folder: Path, user: str, password: str, database: str) -> Iterator[int]:
-    "PostgreSQL with one database, whose data lie in `folder`; the port that it listens on."
+def postgres(folder: Path, user: str, password: str, database: str) -> Iterator[Engine]:
+    "PostgreSQL with one database, whose data lie in `folder`."
     data, port = folder / "data", free_port()
     data.mkdir(parents=True)
     (folder / "password").write_text(password)
@@ -36,37 +58,30 @@ def postgres(folder: Path, user: str, password: str, database: str) -> Iterator[
         for above in folder.parents:
             if above.stat().st_uid == 0 and above.stat().st_mode & 0o777 == 0o700:
                 above.chmod(0o711)  # pytest's folders are its user's alone
-    run = [
-        *lesser,
-        postgres_program("initdb"),
-        "-D",
-        str(data),
-        "-U",
-        user,
-        "--pwfile",
-        str(folder / "password"),
-        "-A",
-        "scram-sha-256",
-        "-N",
-    ]
-    subprocess.run(run, check=True, capture_output=True)
+    made = ["-D", str(data), "-U", user, "--pwfile", str(folder / "password"), "-A", "scram-sha-256", "-N"]
+    subprocess.run([*lesser, postgres_program("initdb"), *made], check=True, capture_output=True)
     start = [*lesser, postgres_program("postgres"), "-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-k", str(folder)]
-    log = (folder / "log").open("wb")
-    process = subprocess.Popen(start, stdout=log, stderr=log)
     address = ["-h", "127.0.0.1", "-p", str(port), "-U", user]
+    engine = Engine(start, [postgres_program("pg_isready"), "-t", "1", *address], port, folder / "log")
     try:
-        ready = [postgres_program("pg_isready"), "-t", "1", *address]
-        while process.poll() is None and subprocess.run(ready, capture_output=True).returncode:
-            time.sleep(0.1)
-        assert process.poll() is None, (folder / "log").read_text()
-        subprocess.run(
-            [postgres_program("createdb"), *address, database], check=True, capture_output=True, env={**os.environ, "PGPASSWORD": password}
-        )
-        yield port
+        password_too = {**os.environ, "PGPASSWORD": password}
+        subprocess.run([postgres_program("createdb"), *address, database], check=True, capture_output=True, env=password_too)
+        yield engine
     finally:
-        process.terminate()
-        process.wait(20)
-        log.close()
+        engine.end()
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[Engine]:
+    "Redis, which keeps nothing when it ends."
+    folder.mkdir(parents=True, exist_ok=True)
+    port = str(free_port())
+    command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    engine = Engine(command, ["redis-cli", "-p", port, "ping"], int(port), folder / "log")
+    try:
+        yield engine
+    finally:
+        engine.end()
 
 
 @contextmanager

@@ -8,12 +8,13 @@ __all__ = ['app', 'Explain', 'Key', 'BLOCK', 'AHEAD', 'LONGEST', 'MOST', 'TRANSA
            'model', 'alive', 'ready', 'metrics', 'Split', 'Invocation', 'Predictions', 'ping', 'invocations',
            'with_problem', 'documentation']
 
-# %% ../../nbs/60_api.ipynb #9a0a4ac9
+# %% ../../nbs/60_api.ipynb #e42d3859
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from itertools import batched
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -29,29 +30,33 @@ from starlette.requests import ClientDisconnect
 from .access import Guard
 from .desk import Action, Assignment, Finding, open_casework, record_of, router, service_of
 from .messages import CANNOT_LOAD, NOT_ANSWERED, About, Label, Ready, Record, problem_of, problems
-from .service import METRICS, REFUSED, Service, alone, follow
+from .service import METRICS, REFUSED, SharedService, alone, follow, service_of_settings
 from ..ledger import Entry, IdTaken, LogFailed
 from ..schemas import DecisionResponse, TransactionRequest
 from ..scoring import REFUSALS
 from ..settings import settings
 
-# %% ../../nbs/60_api.ipynb #498d771b
+# %% ../../nbs/60_api.ipynb #8432bddf
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     "Load the scorer, if there is a model, and follow the alias."
-    lock = alone(settings().path(settings().ledger))
-    service = app.state.service = Service()
+    log = settings().log
+    lock = alone(log) if isinstance(log, Path) else None
+    service = app.state.service = service_of_settings(settings())
     try:
         service.scorer()
     except CANNOT_LOAD as reason:
         print(f"not ready: {reason}", flush=True)
-    app.state.casework = await open_casework(service) if service.loaded else None
-    following = asyncio.create_task(follow(service, settings().follow_seconds)) if settings().follow_seconds else None
+    app.state.casework = await open_casework(service) if service.loaded and lock else None
+    tasks = [asyncio.create_task(follow(service, settings().follow_seconds))] if settings().follow_seconds else []
+    if isinstance(service, SharedService):
+        tasks.append(asyncio.create_task(service.keep_up()))
     yield
-    if following:
-        following.cancel()
+    for task in tasks:
+        task.cancel()
     service.close()
-    lock.close()
+    if lock:
+        lock.close()
 
 
 app = FastAPI(

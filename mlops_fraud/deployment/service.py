@@ -4,27 +4,31 @@
 
 # %% auto #0
 __all__ = ['BUCKETS', 'METRICS', 'STAGES', 'SECONDS', 'DECIDE', 'BLOCK', 'LOG', 'DECISIONS', 'DECIDED', 'REFUSED', 'EVENTS',
-           'BROKEN', 'SWAPS', 'REST', 'RETRY_AFTER', 'Service', 'settle', 'LogTaken', 'alone', 'follow', 'successor_of']
+           'BROKEN', 'SWAPS', 'REST', 'AT_ONCE', 'HELP', 'COOL', 'ALONE', 'RETRY_AFTER', 'Service', 'settle', 'Fenced',
+           'Asked', 'SharedService', 'service_of_settings', 'LogTaken', 'alone', 'follow', 'successor_of']
 
-# %% ../../nbs/58_service.ipynb #50de35ff
+# %% ../../nbs/58_service.ipynb #f8964e63
 import asyncio
 import fcntl
 import gc
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
 from pydantic import ValidationError
 
 from .messages import CANNOT_LOAD, problem_of
 from ..ledger import Entry, Ledger, LogFailed
+from ..order import Behind, Order, OrderAway, OrderClosed
 from ..schemas import TransactionRequest
-from ..scoring import REFUSALS, Answering, Refusal, Scorer
-from ..settings import Mendable, settings
+from ..scoring import REFUSALS, Answering, Refusal, Scorer, new_id
+from ..settings import Mendable, Settings, settings
+from ..state import OutOfOrder, late
 
 # %% ../../nbs/58_service.ipynb #09613c69
 BUCKETS = [t * 10**p for p in (-5, -4, -3, -2) for t in (1, 2, 5)] + [0.1, 0.5, 1.0, 5.0]  # seconds
@@ -41,7 +45,7 @@ EVENTS = Gauge("mlops_fraud_events", "Events that the past holds", registry=METR
 BROKEN = Gauge("mlops_fraud_successor_broken", "1 while the version that the alias names cannot take over", registry=METRICS)
 SWAPS = Counter("mlops_fraud_swaps", "Times that another model or other rules took over", registry=METRICS)
 
-# %% ../../nbs/58_service.ipynb #6dfba6d7
+# %% ../../nbs/58_service.ipynb #e3191c35
 REST = 1.0  # seconds after the log failed: loading takes time that others need
 
 
@@ -126,6 +130,7 @@ class Service:
 
     def _drop(self, reason: Exception) -> None:
         "Begin anew, in a moment: nothing since the last write is promised to anyone, and a new scorer folds the log."
+        print(f"all begins anew from the log: {reason!r}", flush=True)
         self.loaded, self.retry_at = None, time.monotonic() + REST
         waiting, self.waiting = self.waiting, []
         _tell(waiting, LogFailed(f"the log cannot be written ({reason}); send the transaction again"))
@@ -140,6 +145,12 @@ class Service:
         for entry in entries:
             DECIDED[entry.decision].inc()
 
+    @asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        "While nobody decides or writes."
+        async with self.log:
+            yield
+
     async def write[Made](self, work: Callable[[Ledger], Made]) -> Made:
         "Let `work` write what people say to the log, in turn with the decisions. Raises `LogFailed`."
         try:
@@ -148,21 +159,26 @@ class Service:
         except sqlite3.Error as reason:
             raise LogFailed(f"the log cannot be written ({reason}); say it again") from None
 
+    async def decided_each(self, transactions: Sequence[TransactionRequest]) -> list[Entry | Refusal]:
+        "The same for many, with what keeps one from being decided in its place."
+        made = self.decide_each(transactions)
+        if self.scorer().unlogged:
+            await self.on_disk()
+        return made
+
     async def answer_each(self, bodies: Sequence[bytes]) -> list[bytes]:
         "To each transaction of a batch its answer or its problem, as JSON; one wait for the disk."
         await asyncio.sleep(0)  # what was decided before needs no wait for the disk, but others need their turn
         read = [_read(body) for body in bodies]
         try:
-            decided = iter(self.decide_each([each for each in read if isinstance(each, TransactionRequest)]))
+            decided = iter(await self.decided_each([each for each in read if isinstance(each, TransactionRequest)]))
             made: list[Entry | Exception] = [next(decided) if isinstance(each, TransactionRequest) else each for each in read]
-            if self.scorer().unlogged:
-                await self.on_disk()
         except (LogFailed, *CANNOT_LOAD) as error:
             made = [error if isinstance(each, TransactionRequest) else each for each in read]
         return [each.answer.encode() if isinstance(each, Entry) else _said_of(each) for each in made]
 
 
-def _tell(waiting: Sequence[asyncio.Future[None]], failed: LogFailed | None = None) -> None:
+def _tell(waiting: Sequence[asyncio.Future[Any]], failed: Exception | None = None) -> None:
     for waits in waiting:
         if not waits.done():
             waits.set_exception(failed) if failed else waits.set_result(None)
@@ -186,6 +202,330 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
 
+# %% ../../nbs/58_service.ipynb #cd78ad62
+AT_ONCE = 256  # requests that are decided in one turn
+HELP = 0.25  # seconds that others may take to write what they placed
+COOL = 5.0  # seconds that an order stays closed
+ALONE = "no order: Redis is away, and the log says who is first, which takes longer"
+
+
+class Fenced(RuntimeError):
+    "What was placed here is void, since the order was closed meanwhile."
+
+
+class Asked(NamedTuple):
+    "Who asks for what, and since when by the monotonic clock."
+
+    transactions: Sequence[TransactionRequest]
+    answer: asyncio.Future[list[Entry | Refusal]]
+    since: float
+
+
+class SharedService(Service):
+    "One of several services on one log, with an `order` or without."
+
+    def __init__(self, order: Order | None = None) -> None:
+        super().__init__()
+        self.order, self.epoch = order, ""  # the epoch under which this one places
+        self.away_until = 0.0  # by the monotonic clock; until then Redis is not asked
+        self.asked: list[Asked] = []
+        self.turn = asyncio.Lock()  # held by who decides
+        self.deciding: asyncio.Task[None] | None = None
+        self.asking = ThreadPoolExecutor(1, "order")
+        self.waits: list[tuple[int, asyncio.Future[None]]] = []  # for the log to reach a position
+        self.foreign = set[int]()  # positions of ours that another service wrote
+
+    async def decided(self, tx: TransactionRequest) -> Entry:
+        (made,) = await self.decided_each([tx])
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    async def decided_each(self, transactions: Sequence[TransactionRequest]) -> list[Entry | Refusal]:
+        now, answer = time.monotonic(), asyncio.get_running_loop().create_future()
+        if self.asked and now - self.asked[0].since > settings().turn_seconds:
+            raise LogFailed("more is asked than can be answered; send the transaction again in a second")
+        for tx in transactions:
+            tx.transaction_id = tx.transaction_id or new_id()
+        self.asked.append(Asked(transactions, answer, now))
+        if self.deciding is None:
+            self.deciding = asyncio.create_task(self._decide())
+        return await answer
+
+    @asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        async with self.turn:
+            if self.loaded and self.loaded.placed:
+                await self._logged(self.loaded.seen)
+            async with self.log:
+                yield
+
+    def _drop(self, reason: Exception) -> None:
+        if self.loaded:
+            with suppress(sqlite3.Error):
+                self.loaded.ledger.close()  # its locks end with it
+        super()._drop(reason)
+        self.epoch, waits = "", [waits for _, waits in self.waits]
+        self.waits = []
+        _tell(waits, LogFailed(f"the log cannot be written ({reason}); send the transaction again"))
+
+    async def _decide(self) -> None:
+        "Decide for those who ask, all who came meanwhile at once, until nobody asks."
+        while self.asked:
+            async with self.turn:
+                asked, self.asked = self.asked[:AT_ONCE], self.asked[AT_ONCE:]
+                try:
+                    scorer = self.scorer()
+                except (LogFailed, *CANNOT_LOAD) as reason:
+                    _fail(asked, reason)
+                    continue
+                try:
+                    await self._take_turn(scorer, asked)
+                except Exception as reason:
+                    self._drop(reason)
+                    _fail(asked, LogFailed(f"the log cannot be written ({reason}); send the transaction again"))
+        self.deciding = None
+
+    async def _take_turn(self, scorer: Scorer, asked: Sequence[Asked]) -> None:
+        transactions, start = [tx for each in asked for tx in each.transactions], time.perf_counter()
+        while True:
+            try:
+                if self.epoch and self.order:
+                    answers = await self._place(scorer, self.order, transactions)
+                    asyncio.create_task(self._answer(scorer, asked, answers))
+                    break
+            except OrderAway as reason:
+                print(f"the log says who is first: {reason}", flush=True)
+                if not isinstance(reason, OrderClosed):
+                    self.away_until = time.monotonic() + COOL
+            except Behind:
+                await self._catch_up(scorer)
+                continue
+            if (made := await self._take_log(scorer, transactions)) is not None:
+                _give(asked, made)
+                break
+        BLOCK.observe(time.perf_counter() - start)
+
+    async def _catch_up(self, scorer: Scorer) -> None:
+        "Read from the log what is no longer kept elsewhere."
+        if scorer.placed:
+            await self._logged(scorer.seen)
+        scorer.catch_up()
+
+    async def keep_up(self, seconds: float = 1.0) -> None:
+        "Now and then, learn what others decided, and write what one of them has left."
+        while True:
+            await asyncio.sleep(seconds)
+            with suppress(LogFailed, *CANNOT_LOAD):
+                await self.decided_each([])
+                if self.loaded and self.loaded.placed:
+                    await self._logged(self.loaded.seen)
+
+    # --- The log says who is first
+
+    async def _take_log(self, scorer: Scorer, transactions: Sequence[TransactionRequest]) -> list[Entry | Refusal] | None:
+        "Decide and write while nobody else does. None: an order is open, which must be asked instead."
+        ledger, start = scorer.ledger, time.perf_counter()
+        async with self.log:
+            try:
+                await self._in_thread(ledger.take_turn)
+                if self.order and not await self._without_order(scorer):
+                    ledger.give_up()
+                    scorer.catch_up()
+                    return None
+                scorer.catch_up()
+                made = scorer.decide_each(transactions)
+                entries = list(scorer.unlogged.values())
+                await self._in_thread(ledger.insert, entries)
+                epoch = await self._reopened(scorer) if self.order else ""
+                await self._in_thread(ledger.commit)
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    ledger.give_up()
+                raise
+            scorer.logged(entries)
+            self.epoch = epoch
+        _count(entries)
+        LOG.observe(time.perf_counter() - start)
+        return made
+
+    async def _without_order(self, scorer: Scorer) -> bool:
+        "Close the order if it is open and cannot be asked; false if it can. The turn is ours."
+        ledger, now = scorer.ledger, time.monotonic()
+        epoch, _ = ledger.order()
+        if scorer.placed and epoch != self.epoch:
+            raise Fenced("the order was closed meanwhile")
+        if epoch not in ("", self.epoch) and now >= self.away_until:
+            self.epoch = epoch
+            scorer.degrade(ALONE, False)
+            return False
+        if not epoch and now < self.away_until:
+            ledger.set_order("")  # closed for longer
+        if epoch:
+            scorer.logged_until(ledger.last[0])
+            left = [scorer.decide_for(position) for position in scorer.placed]
+            if left:
+                await self._in_thread(ledger.insert, left)
+            scorer.degrade(ALONE, True)
+            ledger.set_order("")
+            ledger.commit()
+            scorer.logged_until(ledger.last[0])
+            self.epoch = ""
+            await self._in_thread(ledger.take_turn)
+        return True
+
+    async def _reopened(self, scorer: Scorer) -> str:
+        "The epoch of a new order behind what was just inserted, if it was closed for long enough and Redis is there; else empty."
+        if time.monotonic() < self.away_until or scorer.ledger.order()[1] < COOL:
+            return ""
+        try:
+            epoch = await self._ask(self.order.open, scorer.ledger.sealed[0], scorer.state.step if scorer.state.n_events else -1)  # type: ignore[union-attr]
+        except OrderAway as reason:
+            self.away_until = time.monotonic() + COOL
+            print(f"the log says who is first: {reason}", flush=True)
+            scorer.degrade(ALONE, True)
+            return ""
+        scorer.ledger.set_order(epoch)
+        scorer.degrade(ALONE, False)
+        return epoch
+
+    # --- Redis says who is first
+
+    async def _place(
+        self, scorer: Scorer, order: Order, transactions: Sequence[TransactionRequest]
+    ) -> list[tuple[int, Entry | Refusal | TransactionRequest]]:
+        "Place and decide. Of each transaction: the position that the log must reach, and its decision, a refusal, or itself if it was placed before."
+        logged = scorer.logged_to
+        known = scorer.ledger.known([str(tx.transaction_id) for tx in transactions]) if transactions else set()
+        fresh = [tx for tx in transactions if tx.transaction_id not in known]
+        while True:
+            placed = await self._ask(order.place, self.epoch, scorer.seen, logged, scorer.hours_ahead, fresh)
+            scorer.include(placed.before)
+            if not placed.more:
+                break
+        ours = [(position, tx) for (what, position), tx in zip(placed.at, fresh) if what == "placed"]
+        entries = iter(scorer.decide_placed([position for position, _ in ours], [tx for _, tx in ours]))
+        scorer.logged_until(placed.logged, foreign=True)  # of ours, the one who writes takes note
+        at = iter(placed.at)
+        answers: list[tuple[int, Entry | Refusal | TransactionRequest]] = []
+        for tx in transactions:
+            if tx.transaction_id in known:
+                answers.append((0, tx))
+                continue
+            what, number = next(at)
+            if what == "placed":
+                answers.append((number, next(entries)))
+            elif what == "taken":
+                answers.append((number, tx))
+            else:
+                answers.append((0, OutOfOrder(late(tx.step, number)) if what == "late" else scorer.far_ahead(tx.step, number)))
+        return answers
+
+    async def _answer(self, scorer: Scorer, asked: Sequence[Asked], answers: Sequence[tuple[int, Entry | Refusal | TransactionRequest]]) -> None:
+        "Give the `answers` when they are in the log."
+        try:
+            await self._logged(max((position for position, _ in answers), default=0))
+            answered = [each.request if isinstance(each, Entry) and position in self.foreign else each for position, each in answers]
+            _give(asked, [scorer.first_answer(each) if isinstance(each, TransactionRequest) else each for each in answered])
+            self.foreign.difference_update(position for position, _ in answers)
+        except LogFailed as reason:
+            _fail(asked, reason)
+        except sqlite3.Error as reason:
+            _fail(asked, LogFailed(f"the log cannot be read ({reason}); send the transaction again"))
+
+    async def _logged(self, position: int) -> None:
+        "Wait until the log reaches `position`. Raises `LogFailed`."
+        if self.scorer().logged_to < position:
+            waits = asyncio.get_running_loop().create_future()
+            self.waits.append((position, waits))
+            if self.writing is None:
+                self.writing = asyncio.create_task(self._write())
+            await waits
+
+    async def _write(self) -> None:
+        "Write what was placed, in its order, until the log reaches where someone waits for it."
+        moved = time.monotonic()
+        try:
+            while self.waits:
+                scorer, before = self.scorer(), self.scorer().logged_to
+                await self._write_next(scorer, helping=time.monotonic() - moved > HELP)
+                if scorer.logged_to > before:
+                    moved = time.monotonic()
+                    _tell([waits for position, waits in self.waits if position <= scorer.logged_to])
+                    self.waits = [each for each in self.waits if each[0] > scorer.logged_to]
+                else:
+                    await asyncio.sleep(0.001)
+        except Exception as reason:
+            self._drop(reason)
+        finally:
+            self.writing = None
+
+    async def _write_next(self, scorer: Scorer, helping: bool) -> None:
+        "Write ours that come next; those of others if they do not."
+        async with self.log:
+            run = list[Entry]()
+            for position, placed in scorer.placed.items():
+                if not (helping or isinstance(placed, Entry)):
+                    break
+                run.append(scorer.decide_for(position))
+            start = time.perf_counter()
+            end, ours = await self._in_thread(self._append, scorer.ledger, scorer.logged_to, run)
+            if ours:
+                _count([entry for entry in run if entry.request.transaction_id in scorer.unlogged])
+                LOG.observe(time.perf_counter() - start)
+            else:
+                self.foreign |= {at for at, placed in scorer.placed.items() if at <= end and isinstance(placed, Entry)}
+            scorer.logged_until(end)
+
+    def _append(self, ledger: Ledger, last: int, run: Sequence[Entry]) -> tuple[int, bool]:
+        "Write `run` behind `last`, if that is the log's end. Returns its end, and whether it was. Raises `Fenced`."
+        if not run:
+            return ledger.end(), False
+        try:
+            end, _ = ledger.take_turn()
+            if ledger.order()[0] != self.epoch:
+                raise Fenced("the order was closed meanwhile")
+            if end == last:
+                ledger.insert(run)
+                ledger.commit()
+                return end + len(run), True
+        except BaseException:
+            ledger.give_up()
+            raise
+        ledger.give_up()
+        return end, False
+
+    async def _in_thread(self, work: Callable[..., Any], *given: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.disk, work, *given)
+
+    async def _ask(self, work: Callable[..., Any], *given: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.asking, work, *given)
+
+
+def _give(asked: Sequence[Asked], made: Sequence[Entry | Refusal]) -> None:
+    "Tell each who asked what was made of theirs."
+    rest = iter(made)
+    for each in asked:
+        own = [next(rest) for _ in each.transactions]
+        if not each.answer.done():
+            each.answer.set_result(own)
+
+
+def service_of_settings(chosen: Settings) -> Service:
+    "The service that the settings ask for."
+    if isinstance(chosen.log, Path):
+        return Service()
+    return SharedService(Order(chosen.order) if chosen.order else None)
+
+
+def _fail(asked: Sequence[Asked], reason: Exception) -> None:
+    _tell([each.answer for each in asked], reason)
+
+
+def _count(entries: Sequence[Entry]) -> None:
+    for entry in entries:
+        DECIDED[entry.decision].inc()
+
 # %% ../../nbs/58_service.ipynb #ea93c9e0
 class LogTaken(Mendable, RuntimeError):
     "Another process decides and writes to the same log."
@@ -202,7 +542,7 @@ def alone(ledger: Path) -> IO[bytes]:
         raise LogTaken(f"another service writes to {ledger}; end it, or set LEDGER to another file") from None
     return lock
 
-# %% ../../nbs/58_service.ipynb #2f46396f
+# %% ../../nbs/58_service.ipynb #1bf4fe83
 RETRY_AFTER = 10  # looks: a successor that cannot load costs time, and may be mended where it lies
 
 
@@ -233,7 +573,7 @@ def successor_of(current: Scorer | None) -> Scorer | None:
 
 async def _swap(service: Service, successor: Scorer) -> None:
     "Let `successor` answer, with all that was decided so far in its past."
-    async with service.log:
+    async with service.still():
         previous = service.scorer()
         previous.flush()
         successor.catch_up()
