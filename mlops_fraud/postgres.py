@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-# %% ../nbs/05_postgres.ipynb #b9309a2e
+# %% ../nbs/05_postgres.ipynb #6e98c3f4
 LOCK = 5_171_913  # any number that no other program uses in this database
 DIALECT = {  # patterns of SQLite's words, and PostgreSQL's
-    r"^BEGIN IMMEDIATE$": f"BEGIN; SELECT pg_advisory_xact_lock({LOCK})",
+    r"^BEGIN IMMEDIATE": f"BEGIN; SELECT pg_advisory_xact_lock({LOCK})",
     r"^PRAGMA user_version$": "SELECT layout FROM log_layout",
     r"PRAGMA user_version = (\d+);": r"CREATE TABLE log_layout (layout BIGINT NOT NULL); INSERT INTO log_layout VALUES (\1);",
     r"\bsqlite_master\b": "information_schema.tables WHERE table_schema = current_schema()",
@@ -39,7 +39,7 @@ def as_copy(insert: str) -> str:
     "An INSERT of one row, as a COPY of many."
     return re.sub(r"^INSERT INTO (.+) VALUES \(.*\)$", r"COPY \1 FROM STDIN", insert)
 
-# %% ../nbs/05_postgres.ipynb #2411cbd4
+# %% ../nbs/05_postgres.ipynb #9bf39a41
 PATIENCE = 3  # seconds that the server may take to be reached, to let a writer write, and to answer
 OPTIONS = f"-c statement_timeout={20 * PATIENCE}s -c lock_timeout={PATIENCE}s -c idle_in_transaction_session_timeout={PATIENCE}s"
 
@@ -76,9 +76,12 @@ class Postgres:
         return self.asked[query]
 
     def execute(self, query: str, values: Sequence[Any] | dict[str, Any] = ()) -> Any:
-        "The cursor with the answer."
+        "The cursor with the answer; that to the last statement, if there are several."
         with self._told():
-            return self.raw.execute(self._in_postgres(query), values or None)
+            cursor = self.raw.execute(self._in_postgres(query), values or None)
+            while cursor.nextset():
+                pass
+            return cursor
 
     def executemany(self, insert: str, rows: Iterable[Sequence[Any]]) -> None:
         "An INSERT of all `rows`, as a COPY, which takes a fifth of the time."

@@ -82,13 +82,28 @@ def free_port() -> int:
 @contextmanager
 def serving(environment: dict[str, str], logs: Path) -> Iterator[tuple[str, int]]:
     "The API as a process of its own: its address and process id."
-    port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "mlops_fraud.deployment.api:app", "--port", str(port), "--log-level", "warning"]
-    server = Server(
-        "API", ["env", *(f"{name}={value}" for name, value in environment.items()), *command], f"http://127.0.0.1:{port}", "/healthz"
-    )
-    with running([server], logs, ROOT) as processes:
-        yield server.url, processes["API"].pid
+    with several(environment, logs, 1) as services:
+        yield services[0]
+
+
+@contextmanager
+def several(environment: dict[str, str], logs: Path, n: int) -> Iterator[list[tuple[str, int]]]:
+    "`n` such processes with the same settings."
+    ports = [free_port() for _ in range(n)]
+    command = [
+        "env",
+        *(f"{name}={value}" for name, value in environment.items()),
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "mlops_fraud.deployment.api:app",
+    ]
+    servers = [
+        Server(f"API{port}", [*command, "--port", str(port), "--log-level", "warning"], f"http://127.0.0.1:{port}", "/healthz")
+        for port in ports
+    ]
+    with running(servers, logs, ROOT) as processes:
+        yield [(server.url, processes[server.name].pid) for server in servers]
 
 
 @pytest.fixture(scope="session")

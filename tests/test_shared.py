@@ -9,21 +9,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import numpy as np
 import pytest
-from conftest import Project, serving
+from conftest import Project, several
 from engines import Engine, postgres, redis
 
 from mlops_fraud.ledger import Ledger, verify_log
 from mlops_fraud.schemas import COLUMNS
 from mlops_fraud.state import State, stacked, to_event
 
-pytestmark = pytest.mark.timeout(180)
+AWAY = b"no order: Redis is away"
+Record = Callable[[str, int], None]
 
 
 class Stores(NamedTuple):
@@ -31,20 +31,11 @@ class Stores(NamedTuple):
 
     log: Engine
     order: Engine
-    folder: Path
-
-    def settings(self, name: str, ordered: bool) -> dict[str, str]:
-        "Of a service on a new database, or one that is there."
-        address = ["-h", "127.0.0.1", "-p", str(self.log.port), "-U", "fraud"]
-        subprocess.run(["createdb", *address, name], env={**os.environ, "PGPASSWORD": "secret"}, capture_output=True)
-        number = int.from_bytes(name.encode()) % 15 + 1
-        return {
-            "LEDGER": self.url(name),
-            "ORDER": f"redis://127.0.0.1:{self.order.port}/{number}" if ordered else "",
-            "BESIDE": str(self.folder / name),
-        }
 
     def url(self, name: str) -> str:
+        "The address of a database, which is made if it is not there."
+        address = ["-h", "127.0.0.1", "-p", str(self.log.port), "-U", "fraud"]
+        subprocess.run(["createdb", *address, name], env={**os.environ, "PGPASSWORD": "secret"}, capture_output=True)
         return f"postgresql://fraud:secret@127.0.0.1:{self.log.port}/{name}"
 
 
@@ -53,29 +44,31 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
     "PostgreSQL and Redis."
     folder = tmp_path_factory.mktemp("stores")
     with postgres(folder / "postgres", "fraud", "secret", "fraud") as log, redis(folder / "redis") as order:
-        yield Stores(log, order, folder)
+        yield Stores(log, order)
 
 
 class Clients:
-    "Several at once, each of whom sends its own transactions to one of the services, now this, now that."
+    "Eight at once, each of whom sends its own transactions to one of the services, now this, now that, and none again that failed."
 
-    def __init__(self, project: Project, urls: list[str], n: int = 8):
-        self.rows = list(project.events[:20_000].select(COLUMNS).iter_rows(named=True))
+    def __init__(self, project: Project, urls: list[str]):
+        self.rows = list(project.events[:30_000].select(COLUMNS).iter_rows(named=True))
         self.step, self.urls, self.done = self.rows[-1]["step"], urls, threading.Event()
+        self.sent = 0
         self.acknowledged: dict[str, bytes] = {}
         self.refused: list[tuple[int, str | None]] = []
-        self.pool = ThreadPoolExecutor(n)
-        self.asking = [self.pool.submit(self._ask, i, n) for i in range(n)]
+        self.pool = ThreadPoolExecutor(8)
+        self.asking = [self.pool.submit(self._ask, i) for i in range(8)]
 
     def body(self, i: int) -> dict[str, object]:
         return {**self.rows[i], "step": self.step, "transaction_id": f"s-{i}"}
 
-    def _ask(self, first: int, n: int) -> None:
+    def _ask(self, first: int) -> None:
         which = random.Random(first)
         with httpx.Client(timeout=30) as client:
-            for i in range(first, len(self.rows), n):
+            for i in range(first, len(self.rows), 8):
                 if self.done.is_set():
                     return
+                self.sent += 1
                 try:
                     answer = client.post(f"{which.choice(self.urls)}/predict", json=self.body(i))
                 except httpx.TransportError:
@@ -98,114 +91,103 @@ class Clients:
         wanted = len(self.acknowledged) + n
         self.until(lambda: len(self.acknowledged) >= wanted)
 
+    def well(self) -> bool:
+        "Whether the latest answers are not marked."
+        return not any(AWAY in answer for answer in list(self.acknowledged.values())[-40:])
+
     def end(self) -> None:
         self.done.set()
         for each in self.asking:
             each.result()
 
 
-def exact(log: str, clients: Clients, record: Callable[[str, int], None]) -> dict[str, bytes]:
+def exact(log: str, clients: Clients, record: Record) -> dict[str, bytes]:
     """The answers in the `log`, which is whole: all that were acknowledged are there, byte for byte and once,
-    and each was decided on just the features that a single service has if it is asked in the log's order."""
-    assert not verify_log(log).decisions - len(ledger := Ledger(log))
+    and each was decided on just the features that a single service has when it is asked in the log's order."""
+    ledger = Ledger(log)
     entries = list(ledger.entries())
     found = {str(entry.request.transaction_id): entry.answer.encode() for entry in entries}
+    assert verify_log(log).decisions == len(found) == len(entries)
     assert {id: found.get(id) for id in clients.acknowledged} == clients.acknowledged
-    assert len(found) == len(entries)
     alone = State().fold_arrays(stacked([to_event(entry.request) for entry in entries]))
     np.testing.assert_array_equal(np.array([entry.features for entry in entries]), alone)
     ledger.close()
-    for name, value in {"acknowledged": len(clients.acknowledged), "refused": len(clients.refused), "found": len(found)}.items():
+    counted = {"sent": clients.sent, "acknowledged": len(clients.acknowledged), "refused": len(clients.refused), "found": len(found)}
+    for name, value in counted.items():
         record(name, value)
     return found
 
 
-@pytest.fixture
-def services(
-    project: Project, stores: Stores, request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[Callable[[bool], list[tuple[str, int]]]]:
-    "Two services on a log of the test's own: their addresses and process ids."
-    with ExitStack() as stack:
+def ask_both(urls: list[str], body: dict[str, object]) -> set[bytes]:
+    "What both services answer to one body that is sent 32 times at once."
+    said = json.dumps(body).encode()
 
-        def start(ordered: bool = True, n: int = 2) -> list[tuple[str, int]]:
-            own = project.environment(**stores.settings(request.node.name.split("[")[0][-40:] + str(ordered).lower(), ordered))
-            return [stack.enter_context(serving(own, tmp_path / f"logs{i}")) for i in range(n)]
+    def ask(i: int) -> bytes:
+        answer = httpx.post(f"{urls[i % 2]}/predict", content=said, headers={"content-type": "application/json"}, timeout=30)
+        return answer.raise_for_status().content
 
-        yield start
+    with ThreadPoolExecutor(8) as pool:
+        return set(pool.map(ask, range(32)))
 
 
-def log_of(stores: Stores, request: pytest.FixtureRequest, ordered: bool = True) -> str:
-    return stores.url(request.node.name.split("[")[0][-40:] + str(ordered).lower())
+def test_a_hard_day(project: Project, stores: Stores, tmp_path: Path, record_property: Record) -> None:
+    log = stores.url("hard_day")
+    own = {"LEDGER": log, "ORDER": f"redis://127.0.0.1:{stores.order.port}/0", "BESIDE": str(tmp_path / "beside")}
+    with several(project.environment(**own), tmp_path / "logs", 2) as services:
+        urls = [url for url, _ in services]
+        clients = Clients(project, urls)
+        clients.more(500)
+        answer = ask_both(urls, {**clients.body(0), "transaction_id": "both"})
+        assert len(answer) == 1
+        clients.acknowledged["both"] = answer.pop()
+        other = httpx.post(f"{urls[0]}/predict", json={**clients.body(1), "transaction_id": "both"})
+        assert (other.status_code, other.json()["title"]) == (422, "Id belongs to another transaction")
+        assert not clients.refused and not [answer for answer in clients.acknowledged.values() if AWAY in answer]
 
-
-@pytest.mark.parametrize("ordered", [True, False])
-def test_two_decide_as_one_would(project: Project, stores: Stores, services, ordered: bool, request, record_property) -> None:
-    urls = [url for url, _ in services(ordered)]
-    clients = Clients(project, urls)
-    clients.more(1_000)
-    clients.end()
-    body = json.dumps({**clients.body(0), "transaction_id": "both"}).encode()
-    with ThreadPoolExecutor(8) as pool:  # one id, at both, at once
-        ask = lambda i: httpx.post(f"{urls[i % 2]}/predict", content=body, headers={"content-type": "application/json"}, timeout=30).content  # noqa: E731
-        answers = set(pool.map(ask, range(32)))
-    assert len(answers) == 1
-    other = httpx.post(f"{urls[0]}/predict", json={**clients.body(1), "transaction_id": "both"})
-    assert (other.status_code, other.json()["title"]) == (422, "Id belongs to another transaction")
-    clients.acknowledged["both"] = answers.pop()
-    found = exact(log_of(stores, request, ordered), clients, record_property)
-    assert found.keys() == clients.acknowledged.keys() and not clients.refused
-    assert not [id for id, answer in found.items() if b"no order" in answer]
-    told = {httpx.get(f"{url}/readyz").json()["events"] for url in urls}
-    time.sleep(1.5)
-    assert {httpx.get(f"{url}/readyz").json()["events"] for url in urls} == {len(found)}, told
-
-
-@pytest.mark.parametrize("ordered", [True, False])
-def test_one_is_killed(project: Project, stores: Stores, services, ordered: bool, request, record_property) -> None:
-    (first, killed), (second, _) = services(ordered)
-    clients = Clients(project, [first, second])
-    clients.more(500)
-    os.killpg(killed, signal.SIGKILL)
-    clients.more(500)
-    clients.end()
-    exact(log_of(stores, request, ordered), clients, record_property)
-    assert not clients.refused
-
-
-@pytest.mark.parametrize("how", ["restarted", "stopped"])
-def test_redis_begins_anew_or_is_slow(project: Project, stores: Stores, services, how: str, request, record_property) -> None:
-    urls = [url for url, _ in services()]
-    clients = Clients(project, urls)
-    clients.more(300)
-    if how == "restarted":
-        stores.order.end()
+        stores.order.end()  # Redis is away, and comes back empty
         clients.more(200)
+        assert not clients.well()
         stores.order.start()
-    else:
-        stores.order.process.send_signal(signal.SIGSTOP)
+        clients.until(clients.well)
+
+        stores.order.process.send_signal(signal.SIGSTOP)  # it is there, and does not answer
         clients.more(200)
+        assert not clients.well()
         stores.order.process.send_signal(signal.SIGCONT)
-    clients.more(100)
-    time.sleep(7)
-    before = set(clients.acknowledged)
-    clients.more(200)
-    clients.end()
-    found = exact(log_of(stores, request), clients, record_property)
-    marked = {id for id, answer in found.items() if b"no order: Redis is away" in answer}
-    record_property("marked", len(marked))
-    assert len(marked) >= 100 and len(marked & set(found) - before) < 50  # of those that waited
-    assert {status for status, _ in clients.refused} <= {503}
+        clients.until(clients.well)
+        assert {status for status, _ in clients.refused} <= {503}
+
+        before = len(clients.refused)
+        stores.log.end()  # PostgreSQL is away: nobody is answered without a record
+        clients.until(lambda: len(clients.refused) >= before + 20)
+        stores.log.start()
+        clients.more(200)
+
+        before = len(clients.refused)
+        os.killpg(services[1][1], signal.SIGKILL)  # one dies with what it has placed
+        clients.more(500)
+        assert len(clients.refused) == before
+        clients.end()
+        assert set(clients.refused) == {(503, "1")}
+
+        found = exact(log, clients, record_property)
+        record_property("marked", sum(AWAY in answer for answer in found.values()))
+        time.sleep(1.5)
+        assert httpx.get(f"{urls[0]}/readyz").json()["events"] == len(found)
 
 
-def test_postgresql_is_restarted(project: Project, stores: Stores, services, request, record_property) -> None:
-    urls = [url for url, _ in services()]
-    clients = Clients(project, urls)
-    clients.more(300)
-    stores.log.end()
-    clients.until(lambda: len(clients.refused) >= 20)
-    stores.log.start()
-    clients.more(300)
-    clients.end()
-    found = exact(log_of(stores, request), clients, record_property)
-    assert set(clients.refused) == {(503, "1")}
-    assert len(found) >= len(clients.acknowledged)
+def test_without_an_order_the_log_says_who_is_first(project: Project, stores: Stores, tmp_path: Path, record_property: Record) -> None:
+    log = stores.url("no_order")
+    own = {"LEDGER": log, "BESIDE": str(tmp_path / "beside")}
+    with several(project.environment(**own), tmp_path / "logs", 2) as services:
+        urls = [url for url, _ in services]
+        clients = Clients(project, urls)
+        clients.more(300)
+        answer = ask_both(urls, {**clients.body(0), "transaction_id": "both"})
+        assert len(answer) == 1
+        clients.acknowledged["both"] = answer.pop()
+        os.killpg(services[1][1], signal.SIGKILL)
+        clients.more(300)
+        clients.end()
+        assert not clients.refused
+        exact(log, clients, record_property)

@@ -7,7 +7,7 @@ __all__ = ['BUCKETS', 'METRICS', 'STAGES', 'SECONDS', 'DECIDE', 'BLOCK', 'LOG', 
            'BROKEN', 'SWAPS', 'REST', 'AT_ONCE', 'HELP', 'COOL', 'ALONE', 'RETRY_AFTER', 'Service', 'settle', 'Fenced',
            'Asked', 'SharedService', 'service_of_settings', 'LogTaken', 'alone', 'follow', 'successor_of']
 
-# %% ../../nbs/58_service.ipynb #f8964e63
+# %% ../../nbs/58_service.ipynb #423c97ee
 import asyncio
 import fcntl
 import gc
@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Hi
 from pydantic import ValidationError
 
 from .messages import CANNOT_LOAD, problem_of
-from ..ledger import Entry, Ledger, LogFailed
+from ..ledger import Entry, Ledger, LogFailed, Turn
 from ..order import Behind, Order, OrderAway, OrderClosed
 from ..schemas import TransactionRequest
 from ..scoring import REFUSALS, Answering, Refusal, Scorer, new_id
@@ -202,10 +202,10 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
 
-# %% ../../nbs/58_service.ipynb #cd78ad62
+# %% ../../nbs/58_service.ipynb #ef261cb9
 AT_ONCE = 256  # requests that are decided in one turn
 HELP = 0.25  # seconds that others may take to write what they placed
-COOL = 5.0  # seconds that an order stays closed
+COOL = 3.0  # seconds that an order stays closed
 ALONE = "no order: Redis is away, and the log says who is first, which takes longer"
 
 
@@ -328,8 +328,8 @@ class SharedService(Service):
         ledger, start = scorer.ledger, time.perf_counter()
         async with self.log:
             try:
-                await self._in_thread(ledger.take_turn)
-                if self.order and not await self._without_order(scorer):
+                turn = await self._in_thread(ledger.take_turn)
+                if self.order and not await self._without_order(scorer, turn):
                     ledger.give_up()
                     scorer.catch_up()
                     return None
@@ -337,7 +337,7 @@ class SharedService(Service):
                 made = scorer.decide_each(transactions)
                 entries = list(scorer.unlogged.values())
                 await self._in_thread(ledger.insert, entries)
-                epoch = await self._reopened(scorer) if self.order else ""
+                epoch = await self._reopened(scorer, turn) if self.order else ""
                 await self._in_thread(ledger.commit)
             except BaseException:
                 with suppress(sqlite3.Error):
@@ -349,10 +349,9 @@ class SharedService(Service):
         LOG.observe(time.perf_counter() - start)
         return made
 
-    async def _without_order(self, scorer: Scorer) -> bool:
+    async def _without_order(self, scorer: Scorer, turn: Turn) -> bool:
         "Close the order if it is open and cannot be asked; false if it can. The turn is ours."
-        ledger, now = scorer.ledger, time.monotonic()
-        epoch, _ = ledger.order()
+        ledger, now, epoch = scorer.ledger, time.monotonic(), turn.epoch
         if scorer.placed and epoch != self.epoch:
             raise Fenced("the order was closed meanwhile")
         if epoch not in ("", self.epoch) and now >= self.away_until:
@@ -374,9 +373,9 @@ class SharedService(Service):
             await self._in_thread(ledger.take_turn)
         return True
 
-    async def _reopened(self, scorer: Scorer) -> str:
+    async def _reopened(self, scorer: Scorer, turn: Turn) -> str:
         "The epoch of a new order behind what was just inserted, if it was closed for long enough and Redis is there; else empty."
-        if time.monotonic() < self.away_until or scorer.ledger.order()[1] < COOL:
+        if time.monotonic() < self.away_until or turn.epoch or turn.seconds < COOL:
             return ""
         try:
             epoch = await self._ask(self.order.open, scorer.ledger.sealed[0], scorer.state.step if scorer.state.n_events else -1)  # type: ignore[union-attr]
@@ -396,7 +395,8 @@ class SharedService(Service):
     ) -> list[tuple[int, Entry | Refusal | TransactionRequest]]:
         "Place and decide. Of each transaction: the position that the log must reach, and its decision, a refusal, or itself if it was placed before."
         logged = scorer.logged_to
-        known = scorer.ledger.known([str(tx.transaction_id) for tx in transactions]) if transactions else set()
+        given = [str(tx.transaction_id) for tx in transactions]
+        known = await self._ask(scorer.ledger.known, given) if given else set()
         fresh = [tx for tx in transactions if tx.transaction_id not in known]
         while True:
             placed = await self._ask(order.place, self.epoch, scorer.seen, logged, scorer.hours_ahead, fresh)
@@ -482,8 +482,8 @@ class SharedService(Service):
         if not run:
             return ledger.end(), False
         try:
-            end, _ = ledger.take_turn()
-            if ledger.order()[0] != self.epoch:
+            end, _, epoch, _ = ledger.take_turn()
+            if epoch != self.epoch:
                 raise Fenced("the order was closed meanwhile")
             if end == last:
                 ledger.insert(run)
