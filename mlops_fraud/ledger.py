@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PATIENCE', 'BLOCK_ROWS', 'LAYOUT', 'SCHEMA', 'SHARED', 'TURN', 'FIELDS', 'SELECT', 'SEALED', 'INSERT', 'LABEL',
            'NUMBERS', 'EMPTY', 'Turn', 'Entry', 'Feedback', 'NoLog', 'OldLedger', 'LogFailed', 'IdTaken', 'Tampered',
-           'seal_of', 'seal_of_label', 'Ledger', 'Verified', 'verify_log', 'said']
+           'seal_of', 'seal_of_label', 'now', 'Ledger', 'Verified', 'verify_log', 'said', 'reader']
 
 # %% ../nbs/23_ledger.ipynb #e77a07d0
 import json
@@ -150,7 +150,7 @@ class IdTaken(ValueError):
 class Tampered(Mendable, ValueError):
     "The log is not as it was written."
 
-# %% ../nbs/23_ledger.ipynb #8214e489
+# %% ../nbs/23_ledger.ipynb #8106471b
 LABEL = ("sequence", "transaction_id", "fraud", "by", "given_at")
 NUMBERS = Struct("<qqddd8q").pack
 
@@ -169,10 +169,10 @@ def seal_of_label(before: bytes, row: Sequence[Any]) -> bytes:
     return sha256(before + json.dumps(row).encode()).digest()
 
 
-def _now() -> str:
+def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
-# %% ../nbs/23_ledger.ipynb #bf7f9739
+# %% ../nbs/23_ledger.ipynb #6a568852
 class Ledger:
     """The log of decisions at `where`, an SQLite file or the address of a PostgreSQL database; what belongs to it lies in the folder `beside`.
 
@@ -230,11 +230,11 @@ class Ledger:
         "The part of `append` before the wait: nothing is there for others, or after a power cut, until `commit`."
         if isinstance(self.where, Path) and not (self.where.exists() and self.where.stat().st_ino == self.file):
             raise LogFailed(f"{self.where} was moved or replaced")
-        rows, now = [], _now()
+        rows, at = [], now()
         n, seal = self.last
         for entry in entries:
             n += 1
-            row = (n, *self._row(entry), now)
+            row = (n, *self._row(entry), at)
             seal = seal_of(seal, row)
             rows.append((*row, seal))
         if not self.connection.in_transaction:  # else it is this one's turn already
@@ -329,7 +329,7 @@ class Ledger:
         "Put a label on disk, or take back what was said before (None). The last one on a transaction counts; none is lost."
         with self.together():
             n, seal = self._last("feedback")
-            row = (n + 1, transaction_id, int(fraud) if isinstance(fraud, bool) else fraud, by, _now())
+            row = (n + 1, transaction_id, int(fraud) if isinstance(fraud, bool) else fraud, by, now())
             self.connection.execute(
                 "INSERT INTO feedback (sequence, transaction_id, fraud, by, given_at, seal) VALUES (?, ?, ?, ?, ?, ?)",
                 (*row, seal_of_label(seal, row)),
@@ -417,7 +417,7 @@ def verify_log(place: Path | str, known: Collection[str] = ()) -> Verified:
         raise FileNotFoundError(f"there is no log at {path}; set LEDGER to where it lies")
     chains, missing = [], set(known) - {EMPTY}
     tables = (("decisions", "decision", SEALED, seal_of), ("feedback", "label", LABEL, seal_of_label))
-    with closing(_reader(place)) as log:
+    with closing(reader(place)) as log:
         layout = log.execute("PRAGMA user_version").fetchone()[0]
         if layout != LAYOUT:
             raise OldLedger(f"{path} has layout {layout}, this version reads {LAYOUT}; verify it with the version that wrote it")
@@ -453,7 +453,7 @@ def _rows(log: Any, query: str) -> Iterator[tuple[Any, ...]]:
         last = rows[-1][0]
 
 
-def _reader(place: Path | str) -> Any:
+def reader(place: Path | str) -> Any:
     "A connection that cannot change the log."
     if not isinstance(place, Path):
         return Postgres(place, "default_transaction_read_only=on")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import httpx
 import numpy as np
 import pytest
-from conftest import Project, several
+from conftest import ROOT, Project, several
 from engines import Engine, postgres, redis
 
 from mlops_fraud.ledger import Ledger, verify_log
@@ -128,6 +128,16 @@ def ask_both(urls: list[str], body: dict[str, object]) -> set[bytes]:
 
     with ThreadPoolExecutor(8) as pool:
         return set(pool.map(ask, range(32)))
+
+
+def test_the_desk_works_on_postgresql_as_on_a_file(stores: Stores, tmp_path: Path) -> None:
+    cells = json.loads((ROOT / "nbs/55_casework.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    log, names = f"Ledger({stores.url('desk')!r}, beside=folder)", dict[str, object]()
+    assert sum('Ledger(folder / "ledger.sqlite")' in cell for cell in code) == 1
+    for cell in code:  # the chapter's own assertions
+        if "EXPLAIN QUERY PLAN" not in cell:
+            exec(cell.replace('Ledger(folder / "ledger.sqlite")', log), names)
 
 
 def test_a_hard_day(project: Project, stores: Stores, tmp_path: Path, record_property: Record) -> None:

@@ -36,7 +36,7 @@ from ..schemas import DecisionResponse, TransactionRequest
 from ..scoring import REFUSALS
 from ..settings import settings
 
-# %% ../../nbs/60_api.ipynb #8432bddf
+# %% ../../nbs/60_api.ipynb #67d4e800
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     "Load the scorer, if there is a model, and follow the alias."
@@ -47,7 +47,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.scorer()
     except CANNOT_LOAD as reason:
         print(f"not ready: {reason}", flush=True)
-    app.state.casework = await open_casework(service) if service.loaded and lock else None
+    app.state.casework = await open_casework(service) if service.loaded else None
     tasks = [asyncio.create_task(follow(service, settings().follow_seconds))] if settings().follow_seconds else []
     if isinstance(service, SharedService):
         tasks.append(asyncio.create_task(service.keep_up()))

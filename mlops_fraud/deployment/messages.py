@@ -6,7 +6,7 @@
 __all__ = ['CANNOT_LOAD', 'NOT_ANSWERED', 'PROBLEMS', 'Ready', 'Label', 'Record', 'About', 'Problem', 'Unknown', 'problems',
            'problem_of']
 
-# %% ../../nbs/56_messages.ipynb #69b82a64
+# %% ../../nbs/56_messages.ipynb #cb3a8e79
 from http import HTTPStatus
 from typing import Any
 
@@ -14,7 +14,6 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
-from ..casework import NoCasework
 from ..ledger import Feedback, IdTaken, LogFailed
 from ..model import UnusableModel
 from ..registry import NoModel
@@ -63,7 +62,7 @@ class About(BaseModel):
     rules_version: str  # digest of their file
     tabled: bool  # score and reasons by tables; false: by XGBoost, slowly
 
-# %% ../../nbs/56_messages.ipynb #85bad198
+# %% ../../nbs/56_messages.ipynb #53a3ef5a
 class Problem(BaseModel):
     "An error (RFC 9457)."
 
@@ -80,7 +79,6 @@ class Unknown(LookupError):
 CANNOT_LOAD = (NoModel, UnusableModel, NoHistory, UnusableRules)
 NOT_ANSWERED = {
     Unknown: (404, "No such decision"),
-    NoCasework: (501, "No desk"),
     OutOfOrder: (409, "Out of order"),
     FarAhead: (422, "Too far ahead"),
     IdTaken: (422, "Id belongs to another transaction"),
@@ -96,7 +94,6 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": "the body is too long"},
     422: {"model": Problem, "description": "a field breaks its rule, or the id belongs to another transaction"},
     429: {"model": Problem, "description": "more requests than the key may send"},
-    501: {"model": Problem, "description": "there is no desk at a log in PostgreSQL"},
     503: {"model": Problem, "description": "no model is registered yet, the log cannot be written, or more is asked than can be answered"},
 }
 

@@ -421,7 +421,9 @@ class SharedService(Service):
                 answers.append((0, OutOfOrder(late(tx.step, number)) if what == "late" else scorer.far_ahead(tx.step, number)))
         return answers
 
-    async def _answer(self, scorer: Scorer, asked: Sequence[Asked], answers: Sequence[tuple[int, Entry | Refusal | TransactionRequest]]) -> None:
+    async def _answer(
+        self, scorer: Scorer, asked: Sequence[Asked], answers: Sequence[tuple[int, Entry | Refusal | TransactionRequest]]
+    ) -> None:
         "Give the `answers` when they are in the log."
         try:
             await self._logged(max((position for position, _ in answers), default=0))
