@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['BUCKETS', 'METRICS', 'STAGES', 'SECONDS', 'DECIDE', 'BLOCK', 'LOG', 'DECISIONS', 'DECIDED', 'REFUSED', 'EVENTS',
-           'BROKEN', 'SWAPS', 'REST', 'AT_ONCE', 'HELP', 'COOL', 'ALONE', 'RETRY_AFTER', 'Service', 'settle', 'Fenced',
-           'Asked', 'SharedService', 'service_of_settings', 'LogTaken', 'alone', 'follow', 'successor_of']
+           'BROKEN', 'SWAPS', 'REST', 'AT_ONCE', 'GROUPS', 'HELP', 'COOL', 'ALONE', 'RETRY_AFTER', 'Service', 'settle',
+           'Fenced', 'Asked', 'SharedService', 'service_of_settings', 'LogTaken', 'alone', 'follow', 'successor_of']
 
-# %% ../../nbs/58_service.ipynb #423c97ee
+# %% ../../nbs/58_service.ipynb #2e0fc129
 import asyncio
 import fcntl
 import gc
 import sqlite3
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -202,8 +203,9 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
 
-# %% ../../nbs/58_service.ipynb #ef261cb9
+# %% ../../nbs/58_service.ipynb #4c0e07d0
 AT_ONCE = 256  # requests that are decided in one turn
+GROUPS = 2  # that are placed and not written: with more, each is smaller, and each costs the log a commit
 HELP = 0.25  # seconds that others may take to write what they placed
 COOL = 3.0  # seconds that an order stays closed
 ALONE = "no order: Redis is away, and the log says who is first, which takes longer"
@@ -233,6 +235,7 @@ class SharedService(Service):
         self.deciding: asyncio.Task[None] | None = None
         self.asking = ThreadPoolExecutor(1, "order")
         self.waits: list[tuple[int, asyncio.Future[None]]] = []  # for the log to reach a position
+        self.ends = deque[int]()  # last positions of our groups that may not be written yet
         self.foreign = set[int]()  # positions of ours that another service wrote
 
     async def decided(self, tx: TransactionRequest) -> Entry:
@@ -265,26 +268,39 @@ class SharedService(Service):
             with suppress(sqlite3.Error):
                 self.loaded.ledger.close()  # its locks end with it
         super()._drop(reason)
+        self.ends.clear()
         self.epoch, waits = "", [waits for _, waits in self.waits]
         self.waits = []
         _tell(waits, LogFailed(f"the log cannot be written ({reason}); send the transaction again"))
 
     async def _decide(self) -> None:
         "Decide for those who ask, all who came meanwhile at once, until nobody asks."
-        while self.asked:
-            async with self.turn:
-                asked, self.asked = self.asked[:AT_ONCE], self.asked[AT_ONCE:]
-                try:
-                    scorer = self.scorer()
-                except (LogFailed, *CANNOT_LOAD) as reason:
-                    _fail(asked, reason)
-                    continue
-                try:
-                    await self._take_turn(scorer, asked)
-                except Exception as reason:
-                    self._drop(reason)
-                    _fail(asked, LogFailed(f"the log cannot be written ({reason}); send the transaction again"))
-        self.deciding = None
+        try:
+            while self.asked:
+                async with self.turn:
+                    await self._room()
+                    asked, self.asked = self.asked[:AT_ONCE], self.asked[AT_ONCE:]
+                    await self._decide_for(asked)
+        finally:
+            self.deciding = None
+
+    async def _decide_for(self, asked: Sequence[Asked]) -> None:
+        try:
+            scorer = self.scorer()
+        except (LogFailed, *CANNOT_LOAD) as reason:
+            _fail(asked, reason)
+            return
+        try:
+            await self._take_turn(scorer, asked)
+        except Exception as reason:
+            self._drop(reason)
+            _fail(asked, LogFailed(f"the log cannot be written ({reason}); send the transaction again"))
+
+    async def _room(self) -> None:
+        "Wait until few enough of our groups are placed and not written."
+        while len(self.ends) >= GROUPS:
+            with suppress(LogFailed, *CANNOT_LOAD):
+                await self._logged(self.ends.popleft())
 
     async def _take_turn(self, scorer: Scorer, asked: Sequence[Asked]) -> None:
         transactions, start = [tx for each in asked for tx in each.transactions], time.perf_counter()
@@ -405,6 +421,7 @@ class SharedService(Service):
                 break
         ours = [(position, tx) for (what, position), tx in zip(placed.at, fresh) if what == "placed"]
         entries = iter(scorer.decide_placed([position for position, _ in ours], [tx for _, tx in ours]))
+        self.ends.extend(position for position, _ in ours[-1:])
         scorer.logged_until(placed.logged, foreign=True)  # of ours, the one who writes takes note
         at = iter(placed.at)
         answers: list[tuple[int, Entry | Refusal | TransactionRequest]] = []
