@@ -1,7 +1,7 @@
 # Settings pass through: make run API_PORT=8100 SIMULATED_ROWS=200000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE  # compiling 2,000 imported files takes 10 s, each time
-.PHONY: help run test test-airflow data lab docs ship hooks check bench bench-load bench-pipeline bench-features bench-app screenshots clean lock
+.PHONY: help run test test-airflow data lab docs ship hooks check bench bench-load bench-stores bench-soak bench-pipeline bench-features bench-app screenshots clean lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -55,6 +55,14 @@ bench:  ## an answer's microseconds and exactness, the service under load, and t
 bench-load:  ## the service at a given rate: latencies, worst pauses, a picture (ARGS="--rate 1000 --seconds 60")
 	@scripts/environment run
 	@exec python benchmarks/load.py $(ARGS)
+
+bench-stores:  ## one service and two, on SQLite, PostgreSQL, and PostgreSQL with Redis (ARGS="--seconds 5 --only redis")
+	@scripts/environment test
+	@exec python benchmarks/stores.py $(ARGS)
+
+bench-soak:  ## half an hour at a steady rate: memory and latency over time (ARGS="--store redis --services 2 --minutes 5")
+	@scripts/environment test
+	@exec python benchmarks/soak.py $(ARGS)
 
 bench-pipeline:  ## each stage's seconds and memory, and pandas' (FILE=path.parquet, ARGS="--rows 0")
 	@scripts/environment run

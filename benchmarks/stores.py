@@ -93,23 +93,45 @@ def services(world: World, log: str, order: str, n: int) -> Iterator[tuple[list[
         yield [server.url for server in started], [processes[server.name].pid for server in started]
 
 
-def measured(world: World, bodies: Path, store: str, n: int, seconds: float, engines: tuple[Engine, Engine] | None, name: str) -> Result:
+class Engines(NamedTuple):
+    "PostgreSQL and Redis."
+
+    log: Engine
+    order: Engine
+
+
+@contextmanager
+def engines(world: World) -> Iterator[Engines]:
+    "Both, with their data in the world's folder."
+    world.folder.chmod(0o755)  # PostgreSQL's user reads its own folder below
+    with postgres(world.folder / "postgresql", "fraud", "secret", "fraud") as log, redis(world.folder / "redis") as order:
+        yield Engines(log, order)
+
+
+def new_log(world: World, store: str, name: str, on: Engines | None) -> tuple[str, str]:
+    "LEDGER and ORDER for a log that holds nothing yet."
+    if on is None:
+        return str(world.folder / f"{name}.sqlite"), ""
+    address = ["-h", "127.0.0.1", "-p", str(on.log.port), "-U", "fraud"]
+    subprocess.run(["createdb", *address, name], env={**os.environ, "PGPASSWORD": "secret"}, check=True)
+    order = f"redis://127.0.0.1:{on.order.port}/0" if store == "redis" else ""
+    return f"postgresql://fraud:secret@127.0.0.1:{on.log.port}/{name}", order
+
+
+def measured(world: World, bodies: Path, store: str, n: int, seconds: float, on: Engines | None) -> Result:
     "Decisions a second and their cost, then waiting at half the rate."
-    log, order = str(world.folder / f"{name}.sqlite"), ""
-    if engines:
-        address = ["-h", "127.0.0.1", "-p", str(engines[0].port), "-U", "fraud"]
-        subprocess.run(["createdb", *address, name], env={**os.environ, "PGPASSWORD": "secret"}, check=True)
-        log = f"postgresql://fraud:secret@127.0.0.1:{engines[0].port}/{name}"
-        order = f"redis://127.0.0.1:{engines[1].port}/0" if store == "redis" else ""
+    log, order = new_log(world, store, f"{store}_{n}", on)
     with services(world, log, order, n) as (urls, pids), ThreadPoolExecutor(n) as pool:
 
         def all_at_once(seconds: float, first: int) -> int:
             share = CONNECTIONS // n
-            runs = [pool.submit(wrk, f"{url}/predict", bodies, share, seconds, first + i * int(MOST * seconds)) for i, url in enumerate(urls)]
+            runs = [
+                pool.submit(wrk, f"{url}/predict", bodies, share, seconds, first + i * int(MOST * seconds)) for i, url in enumerate(urls)
+            ]
             return sum(int(run.result()["requests"] - run.result()["refused"]) for run in runs)
 
         all_at_once(2 * WARM_UP, 0)
-        theirs = [engine.process.pid for engine in engines or ()]
+        theirs = [engine.process.pid for engine in on or ()]
         before, at = (cpu_seconds(pids), cpu_seconds(theirs)), time.perf_counter()
         decided = all_at_once(seconds, int(MOST * 2 * WARM_UP) * n)
         took = time.perf_counter() - at
@@ -137,14 +159,12 @@ def main() -> None:
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the servers end, too
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        Path(folder).chmod(0o755)  # PostgreSQL's user reads its own folder below
         world = prepare(Path(folder), given.history, int(MOST * 2 * (given.seconds + 2 * WARM_UP)), given.trees)
         register(world)
         bodies = world.write_bodies()
-        log = stack.enter_context(postgres(world.folder / "postgresql", "fraud", "secret", "fraud"))
-        order = stack.enter_context(redis(world.folder / "redis"))
+        on = stack.enter_context(engines(world))
         results = [
-            measured(world, bodies, store, n, given.seconds, None if store == "sqlite" else (log, order), f"{store}_{n}")
+            measured(world, bodies, store, n, given.seconds, None if store == "sqlite" else on)
             for store in given.only or STORES
             for n in ((1,) if store == "sqlite" else (1, 2))
         ]
