@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
+import polars as pl
 import pytest
 import schemathesis
 from conftest import Project, Serve, serving
@@ -26,6 +27,7 @@ from hypothesis import settings as effort
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from mlops_fraud.labels import read_decisions
 from mlops_fraud.ledger import Ledger, verify_log
 from mlops_fraud.schemas import COLUMNS, TransactionRequest
 from mlops_fraud.state import State, to_event
@@ -292,6 +294,37 @@ def test_ten_times_too_much_is_refused_in_part_and_what_is_answered_is_kept(
     assert found.keys() == acknowledged.keys()
     for name, value in {"acknowledged": len(acknowledged), "refused": len(refused), "found": len(found)}.items():
         record_property(name, value)
+
+
+def test_the_clock_jumps_back_four_days(project: Project, serve: Serve, tmp_path: Path) -> None:
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")  # scripts/engines installs it
+    told = tmp_path / "clock"
+    faked = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(told),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    rows = list(project.events[:200].select(COLUMNS).iter_rows(named=True))
+    step, acknowledged = rows[-1]["step"], dict[str, bytes]()
+    told.write_text("+2d")
+    with serve(project, **faked) as (url, _), httpx.Client(base_url=url, timeout=30) as client:
+        for i, row in enumerate(rows):
+            if i == 100:
+                told.write_text("-2d")
+            answer = client.post("/predict", json={**row, "step": step}).raise_for_status()
+            acknowledged[answer.json()["transaction_id"]] = answer.content
+        first, last = list(acknowledged)[0], list(acknowledged)[-1]
+        for transaction_id in (first, last):
+            label = {"transaction_id": transaction_id, "fraud": True, "by": "Ada"}
+            assert client.post("/feedback", json=label).json()["feedback"][0]["fraud"] is True
+    assert len(proven(project, serve, tmp_path / "ledger.sqlite", acknowledged, step)) == len(acknowledged) == 200
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    decided = read_decisions(ledger)
+    ledger.close()
+    at = decided["answered_at"].to_list()
+    assert at[0][:10] > at[-1][:10]  # it did jump
+    assert decided.filter(pl.col("fraud"))["transaction_id"].to_list() == [first, last]
 
 
 def test_a_full_disk_refuses_and_loses_nothing(project: Project, serve: Serve, tmp_path: Path, record_property) -> None:
