@@ -92,7 +92,7 @@ def addressed(blocks: Iterable[pa.RecordBatch], parts: tuple[Part, ...]) -> Iter
 # %% ../nbs/46_spark.ipynb #398873c5
 VALUES = pa.schema(
     {NUMBER: pa.int64(), "part": pa.int32(), "values": pa.binary()}
-)  # float32 one after the other: a list costs Java 25 times as much
+)  # float32 one after the other; a list takes Java 25 times as long to pass on
 
 
 def _fold(state: State, own: pl.DataFrame) -> pa.Array:
@@ -100,7 +100,7 @@ def _fold(state: State, own: pl.DataFrame) -> pa.Array:
     if not own["step"].is_sorted():
         raise OutOfOrder("the events are not in time order; mlops-fraud ingest sorts them")
     step, kind, amount, recipient = (own[name].to_numpy() for name in ("step", "type", "amount", "recipient"))
-    values = state.fold_arrays(Event(step.astype(np.float64), kind.astype(np.int64), amount, recipient.view(np.uint64)))
+    values = state.fold_arrays(Event(step.astype(np.float64), kind.astype(np.int64), amount, recipient.view(np.uint64)))  # type: ignore[arg-type]
     ends = np.arange(0, values.nbytes + 1, values.strides[0], dtype=np.int32)
     return pa.Array.from_buffers(pa.binary(), len(values), [None, pa.py_buffer(ends), pa.py_buffer(values)])
 
@@ -238,7 +238,7 @@ def _bench(shared: Any) -> Any:
     "The bench of this worker, from what was broadcast."
     from mlops_fraud.training.tuning import Bench
 
-    return Bench(*shared.value, n_threads=1)
+    return Bench(*shared.value, n_threads=1)  # type: ignore[misc]
 
 
 def _tried(shared: Any, limit: np.ndarray, params: dict[str, Any]) -> dict[str, Any]:
