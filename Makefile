@@ -1,7 +1,7 @@
 # Settings pass through: make run API_PORT=8100 SIMULATED_ROWS=200000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE  # compiling 2,000 imported files takes 10 s, each time
-.PHONY: help run test test-airflow data lab docs ship hooks check bench bench-load bench-stores bench-soak bench-pipeline bench-features bench-app screenshots clean lock
+.PHONY: help run test test-airflow test-spark data lab docs ship hooks check bench bench-load bench-stores bench-soak bench-pipeline bench-spark bench-features bench-app screenshots clean lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -40,6 +40,11 @@ test-airflow:  ## the DAG in a real Airflow, with an environment of its own (.ai
 	@[ -x .airflow/bin/airflow ] || { python3 -m venv .airflow && .venv/bin/uv pip install --quiet --python .airflow/bin/python --require-hashes -r airflow/requirements.txt; }
 	@exec pytest -q airflow/test_dag.py $(ARGS)
 
+test-spark:  ## rows and search on a cluster of two executors, beside those of one process; adds pyspark to .venv, needs Java 17; minutes
+	@scripts/environment test
+	@scripts/environment spark
+	@exec pytest -q spark/test_spark.py $(ARGS)
+
 hooks:  ## once per clone: notebooks clean when committed, readable in git diff, merged cell by cell
 	@scripts/environment test
 	@scripts/hooks
@@ -67,6 +72,11 @@ bench-soak:  ## half an hour at a steady rate: memory and latency over time (ARG
 bench-pipeline:  ## each stage's seconds and memory, and pandas' (FILE=path.parquet, ARGS="--rows 0")
 	@scripts/environment run
 	@exec python benchmarks/pipeline.py $(if $(FILE),"$(FILE)") $(ARGS)
+
+bench-spark:  ## rows by 1 and 2 Spark executors as the data grows, beside one process (ARGS="--rows 400000")
+	@scripts/environment run
+	@scripts/environment spark
+	@exec python benchmarks/spark.py $(ARGS)
 
 bench-features:  ## what each feature costs (ARGS="--events 100000")
 	@scripts/environment run

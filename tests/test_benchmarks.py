@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from conftest import ROOT
 
@@ -65,6 +66,21 @@ def test_what_is_measured_in_a_process_of_its_own_is_printed_as_a_table(tmp_path
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("| ingest, parquet") and line.endswith((" yes |", " no |")))
     assert 0.05 < float(line.split(" | ")[4]) < 3  # GiB
     assert "10,000 rows:" in done.stdout
+
+
+def test_rows_on_spark_are_compared_value_by_value(benchmark: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    spark = benchmark("spark")
+    spark.write_events(tmp_path, 400_000, seed=7)
+    took = spark.alone(tmp_path, [100_000, 400_000])
+    rows = pl.read_parquet(tmp_path / "rows-100000.parquet").cast({"type": pl.String, "split": pl.String})
+    (tmp_path / "on_spark").mkdir()
+    for first, part in ((0, "a"), (60_000, "b")):
+        rows[first : first + 60_000].write_parquet(tmp_path / f"on_spark/{part}.parquet")
+    assert spark.different(tmp_path / "on_spark/*.parquet", tmp_path / "rows-100000.parquet") == 0
+    rows.with_columns(pl.col("money") + 0.01).write_parquet(tmp_path / "other.parquet")
+    assert spark.different(tmp_path / "other.parquet", tmp_path / "rows-100000.parquet") == 100_000
+    said = spark.report([100_000, 400_000], took, {1: took | {"start": 3.0, "different": 100_000}})
+    assert "in all of these files: 100,000." in said and "| events | one process, s | 1 executor, s |" in said
 
 
 def test_decisions_are_timed_by_stage_and_compared_with_xgboost(benchmark: Callable[[str], ModuleType], tmp_path: Path) -> None:
