@@ -211,7 +211,7 @@ def _other(row: Sequence[Any], likeness: float | None = None) -> Other:
     *seen, fraud = row
     return Other(*(*seen, None if fraud is None else bool(fraud), likeness))
 
-# %% ../nbs/55_casework.ipynb #3078a73a
+# %% ../nbs/55_casework.ipynb #890b3887
 class Casework:
     "The work on the alerts of a `ledger`, in its file."
 
@@ -219,7 +219,7 @@ class Casework:
         self.where = ledger.where
         layout = _layout(ledger.connection)
         if layout is None and ledger.shared:
-            ledger.connection.executescript(FUNCTIONS + SCHEMA + IN_POSTGRESQL)
+            ledger.create(FUNCTIONS + SCHEMA + IN_POSTGRESQL, lambda: _layout(ledger.connection))
         elif layout is None:
             with ledger.together():
                 for statement in _statements(SCHEMA + IN_A_FILE):

@@ -7,11 +7,11 @@ __all__ = ['PATIENCE', 'BLOCK_ROWS', 'LAYOUT', 'SCHEMA', 'SHARED', 'TURN', 'FIEL
            'NUMBERS', 'EMPTY', 'Turn', 'Entry', 'Feedback', 'NoLog', 'OldLedger', 'LogFailed', 'IdTaken', 'Tampered',
            'seal_of', 'seal_of_label', 'now', 'Ledger', 'Verified', 'verify_log', 'said', 'reader']
 
-# %% ../nbs/23_ledger.ipynb #e77a07d0
+# %% ../nbs/23_ledger.ipynb #72703d50
 import json
 import re
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -172,7 +172,7 @@ def seal_of_label(before: bytes, row: Sequence[Any]) -> bytes:
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
-# %% ../nbs/23_ledger.ipynb #6a568852
+# %% ../nbs/23_ledger.ipynb #4ffa5c1b
 class Ledger:
     """The log of decisions at `where`, an SQLite file or the address of a PostgreSQL database; what belongs to it lies in the folder `beside`.
 
@@ -193,7 +193,7 @@ class Ledger:
                 f"{said(where)} has layout {self._layout()}, this version writes {LAYOUT}; move it away, or set LEDGER to another"
             )
         if empty:  # who has nothing to write need not wait for who writes
-            self._create()
+            self.create(SCHEMA + (SHARED if self.shared else ""), self._layout)
         self.side = _connection(where)  # reads while a commit of the other is under way
         self.file = where.stat().st_ino if isinstance(where, Path) else 0
         self.last = self.sealed = self._last("decisions")
@@ -205,12 +205,12 @@ class Ledger:
             raise NoLog(f"{chosen.log} does not exist; start the service and send transactions, for example with mlops-fraud replay FILE")
         return cls(chosen.log, history_name(chosen.past) if chosen.past else NO_HISTORY, chosen.live)
 
-    def _create(self) -> None:
-        "Make the tables, unless another has just made them."
+    def create(self, script: str, layout: Callable[[], int | None]) -> None:
+        "Make the tables of `script`, unless another service has just made them, in which case they have a `layout`."
         try:
-            self.connection.executescript(SCHEMA + (SHARED if self.shared else ""))
+            self.connection.executescript(script)
         except sqlite3.Error:
-            if not self.shared or self._layout() != LAYOUT:
+            if not self.shared or layout() is None:
                 raise
 
     def _last(self, table: str) -> tuple[int, bytes]:

@@ -152,7 +152,7 @@ def test_a_hard_day(project: Project, stores: Stores, tmp_path: Path, record_pro
         clients.acknowledged["both"] = answer.pop()
         other = httpx.post(f"{urls[0]}/predict", json={**clients.body(1), "transaction_id": "both"})
         assert (other.status_code, other.json()["title"]) == (422, "Id belongs to another transaction")
-        assert not clients.refused and not [answer for answer in clients.acknowledged.values() if AWAY in answer]
+        assert not clients.refused and not [answer for answer in list(clients.acknowledged.values()) if AWAY in answer]
 
         stores.order.end()  # Redis is away, and comes back empty
         clients.more(200)

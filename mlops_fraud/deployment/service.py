@@ -7,7 +7,7 @@ __all__ = ['BUCKETS', 'METRICS', 'STAGES', 'SECONDS', 'DECIDE', 'BLOCK', 'LOG', 
            'BROKEN', 'SWAPS', 'REST', 'AT_ONCE', 'GROUPS', 'HELP', 'COOL', 'ALONE', 'RETRY_AFTER', 'Service', 'settle',
            'Fenced', 'Asked', 'SharedService', 'service_of_settings', 'LogTaken', 'alone', 'follow', 'successor_of']
 
-# %% ../../nbs/58_service.ipynb #2e0fc129
+# %% ../../nbs/58_service.ipynb #61a4f128
 import asyncio
 import fcntl
 import gc
@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -203,7 +204,7 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
 
-# %% ../../nbs/58_service.ipynb #4c0e07d0
+# %% ../../nbs/58_service.ipynb #1b9b6af7
 AT_ONCE = 256  # requests that are decided in one turn
 GROUPS = 2  # that are placed and not written: with more, each is smaller, and each costs the log a commit
 HELP = 0.25  # seconds that others may take to write what they placed
@@ -237,6 +238,8 @@ class SharedService(Service):
         self.waits: list[tuple[int, asyncio.Future[None]]] = []  # for the log to reach a position
         self.ends = deque[int]()  # last positions of our groups that may not be written yet
         self.foreign = set[int]()  # positions of ours that another service wrote
+        self.answering = set[asyncio.Task[None]]()  # a task that nobody holds may vanish
+        self.drops = 0
 
     async def decided(self, tx: TransactionRequest) -> Entry:
         (made,) = await self.decided_each([tx])
@@ -268,7 +271,9 @@ class SharedService(Service):
             with suppress(sqlite3.Error):
                 self.loaded.ledger.close()  # its locks end with it
         super()._drop(reason)
+        self.drops += 1
         self.ends.clear()
+        self.foreign.clear()
         self.epoch, waits = "", [waits for _, waits in self.waits]
         self.waits = []
         _tell(waits, LogFailed(f"the log cannot be written ({reason}); send the transaction again"))
@@ -279,7 +284,9 @@ class SharedService(Service):
             while self.asked:
                 async with self.turn:
                     await self._room()
-                    asked, self.asked = self.asked[:AT_ONCE], self.asked[AT_ONCE:]
+                    before = accumulate((len(each.transactions) for each in self.asked), initial=0)
+                    n = sum(1 for _, so_far in zip(self.asked, before) if so_far < AT_ONCE)
+                    asked, self.asked = self.asked[:n], self.asked[n:]
                     await self._decide_for(asked)
         finally:
             self.deciding = None
@@ -308,7 +315,9 @@ class SharedService(Service):
             try:
                 if self.epoch and self.order:
                     answers = await self._place(scorer, self.order, transactions)
-                    asyncio.create_task(self._answer(scorer, asked, answers))
+                    answering = asyncio.create_task(self._answer(asked, answers, self.drops))
+                    self.answering.add(answering)
+                    answering.add_done_callback(self.answering.discard)
                     break
             except OrderAway as reason:
                 print(f"the log says who is first: {reason}", flush=True)
@@ -377,7 +386,7 @@ class SharedService(Service):
         if not epoch and now < self.away_until:
             ledger.set_order("")  # closed for longer
         if epoch:
-            scorer.logged_until(ledger.last[0])
+            self._others_wrote(scorer, turn.end)
             left = [scorer.decide_for(position) for position in scorer.placed]
             if left:
                 await self._in_thread(ledger.insert, left)
@@ -439,15 +448,18 @@ class SharedService(Service):
         return answers
 
     async def _answer(
-        self, scorer: Scorer, asked: Sequence[Asked], answers: Sequence[tuple[int, Entry | Refusal | TransactionRequest]]
+        self, asked: Sequence[Asked], answers: Sequence[tuple[int, Entry | Refusal | TransactionRequest]], drops: int
     ) -> None:
-        "Give the `answers` when they are in the log."
+        "Give the `answers` when they are in the log, unless all has begun anew since they were made: then others may have written them otherwise."
         try:
             await self._logged(max((position for position, _ in answers), default=0))
+            if self.drops != drops:
+                raise LogFailed("the log could not be written a moment ago; send the transaction again")
+            scorer = self.scorer()
             answered = [each.request if isinstance(each, Entry) and position in self.foreign else each for position, each in answers]
             _give(asked, [scorer.first_answer(each) if isinstance(each, TransactionRequest) else each for each in answered])
             self.foreign.difference_update(position for position, _ in answers)
-        except LogFailed as reason:
+        except (LogFailed, *CANNOT_LOAD) as reason:
             _fail(asked, reason)
         except sqlite3.Error as reason:
             _fail(asked, LogFailed(f"the log cannot be read ({reason}); send the transaction again"))
@@ -468,10 +480,10 @@ class SharedService(Service):
             while self.waits:
                 scorer, before = self.scorer(), self.scorer().logged_to
                 await self._write_next(scorer, helping=time.monotonic() - moved > HELP)
+                _tell([waits for position, waits in self.waits if position <= scorer.logged_to])
+                self.waits = [each for each in self.waits if each[0] > scorer.logged_to]
                 if scorer.logged_to > before:
                     moved = time.monotonic()
-                    _tell([waits for position, waits in self.waits if position <= scorer.logged_to])
-                    self.waits = [each for each in self.waits if each[0] > scorer.logged_to]
                 else:
                     await asyncio.sleep(0.001)
         except Exception as reason:
@@ -492,9 +504,14 @@ class SharedService(Service):
             if ours:
                 _count([entry for entry in run if entry.request.transaction_id in scorer.unlogged])
                 LOG.observe(time.perf_counter() - start)
+                scorer.logged_until(end)
             else:
-                self.foreign |= {at for at, placed in scorer.placed.items() if at <= end and isinstance(placed, Entry)}
-            scorer.logged_until(end)
+                self._others_wrote(scorer, end)
+
+    def _others_wrote(self, scorer: Scorer, end: int) -> None:
+        "Take note that the log reaches to `end` by what others wrote, some of it perhaps ours."
+        self.foreign |= {position for position, placed in scorer.placed.items() if position <= end and isinstance(placed, Entry)}
+        scorer.logged_until(end)
 
     def _append(self, ledger: Ledger, last: int, run: Sequence[Entry]) -> tuple[int, bool]:
         "Write `run` behind `last`, if that is the log's end. Returns its end, and whether it was. Raises `Fenced`."
