@@ -91,7 +91,7 @@ def prometheus(folder: Path, compose: Compose, apis: list[str]) -> Server:
     assert [(each["names"], each["port"]) for each in job.pop("dns_sd_configs")] == [(["api"], 8000)]
     job["authorization"]["credentials_file"] = str(folder / "metrics_key")
     job["static_configs"] = [{"targets": [api.removeprefix("http://") for api in apis]}]
-    said["global"]["scrape_interval"] = "1s"
+    said["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s"}
     (files / "prometheus.yml").write_text(yaml.safe_dump(said))
     url = f"127.0.0.1:{free_port()}"
     options = {"config.file": files / "prometheus.yml", "storage.tsdb.path": folder / "series", "web.listen-address": url}
@@ -119,11 +119,7 @@ def services(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iter
         options = compose.command("redis")
         order = stack.enter_context(redis(folder / "redis", *options[options.index("--save") :]))
         store = stack.enter_context(s3(folder / "logs"))
-        compose.here |= {
-            "postgres:5432": f"127.0.0.1:{log.port}",
-            "redis:6379": f"127.0.0.1:{order.port}",
-            "http://s3:8333": store,
-        }
+        compose.here |= {"postgres:5432": f"127.0.0.1:{log.port}", "redis:6379": f"127.0.0.1:{order.port}", "http://s3:8333": store}
         compose.run("bucket")
         for _ in range(2):  # that it exists already is fine
             compose.run("database", PGHOST="127.0.0.1", PGPORT=str(log.port))

@@ -42,8 +42,8 @@ class Account:
         cache, made = self.client("elasticache"), self.resources
         subnets = {**resource("OrderSubnets"), "SubnetIds": [made["PrivateA"], made["PrivateB"]]}
         cache.create_cache_subnet_group(CacheSubnetGroupName="order", CacheSubnetGroupDescription=subnets.pop("Description"), **subnets)
-        own = {"CacheNodeType": "cache.t4g.micro", "CacheSubnetGroupName": "order", "AuthToken": PASSWORDS["order"], "KmsKeyId": made["Key"]}
-        order = {**resource("Order"), **own, "SecurityGroupIds": [made["OrderGroup"]]}
+        own = {"CacheNodeType": "cache.t4g.micro", "CacheSubnetGroupName": "order", "AuthToken": PASSWORDS["order"]}
+        order = {**resource("Order"), **own, "KmsKeyId": made["Key"], "SecurityGroupIds": [made["OrderGroup"]]}
         del order["CacheParameterGroupName"]
         cache.create_replication_group(ReplicationGroupId="order", **order)
 
@@ -133,12 +133,14 @@ def test_an_instance_has_the_program_that_makes_the_databases() -> None:
 
 def test_instances_that_start_at_once_make_a_role_and_a_database_for_each_program(tmp_path: Path) -> None:
     def login(user: str, database: str) -> psycopg.Connection:
-        return psycopg.connect(f"host=127.0.0.1 port={server.port} user={user} dbname={database}", password=f"the {user}'s", autocommit=True)
+        where = f"host=127.0.0.1 port={server.port} user={user} dbname={database}"
+        return psycopg.connect(where, password=f"the {user}'s", autocommit=True)
 
     with postgres(tmp_path / "postgres", "root", "the root's", "other") as server:
-        login("root", "other").execute("CREATE ROLE operator LOGIN CREATEROLE CREATEDB PASSWORD 'the operator''s'")  # no superuser, as on RDS
-        it = {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": "operator", "PGPASSWORD": "the operator's", "PGDATABASE": "postgres"}
-        theirs = {"MLFLOW_PASSWORD": "the mlflow's", "FRAUD_PASSWORD": "the fraud's"}
+        # No superuser, as on RDS.
+        login("root", "other").execute("CREATE ROLE operator LOGIN CREATEROLE CREATEDB PASSWORD 'the operator''s'")
+        it = {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": "operator", "PGDATABASE": "postgres"}
+        theirs = {"PGPASSWORD": "the operator's", "MLFLOW_PASSWORD": "the mlflow's", "FRAUD_PASSWORD": "the fraud's"}
         command = [sys.executable, str(ROOT / "deploy/database.py"), "mlflow", "fraud"]
         started = [subprocess.Popen(command, env={**os.environ, **it, **theirs}) for _ in range(2)]
         assert [each.wait() for each in started] == [0, 0]
