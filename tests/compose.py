@@ -24,6 +24,7 @@ from mlops_fraud import registry
 from mlops_fraud.deployment.local import Server, running
 from mlops_fraud.preprocessing import read_rows
 
+pytestmark = pytest.mark.timeout(900)  # all services start before the first test
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 DASHBOARD = ROOT / "deploy/grafana/dashboards/mlops-fraud.json"
 PAYMENT = {"step": 700, "type": "PAYMENT", "amount": 181.0, "nameOrig": "C1", "nameDest": "M1"}

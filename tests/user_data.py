@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import pytest
 from conftest import ROOT, Project, free_port
 from engines import postgres, redis
 from test_deploy import ORDER, PASSWORDS, Account, account  # noqa: F401
@@ -133,6 +134,7 @@ class Instance:
             os.killpg(int(started), signal.SIGTERM)
 
 
+@pytest.mark.timeout(1200)  # MLflow makes its tables, twice two programs start, and a slow machine takes minutes
 def test_instances_that_start_end_in_apis_that_answer_from_one_log(account: Account, project: Project, tmp_path: Path) -> None:  # noqa: F811
     def write_key(key: str) -> None:
         hashed = f"payments score {hashlib.sha256(key.encode()).hexdigest()}\n"
