@@ -72,12 +72,20 @@ def postgres(folder: Path, user: str, password: str, database: str) -> Iterator[
 
 
 @contextmanager
-def redis(folder: Path) -> Iterator[Engine]:
-    "Redis, which keeps nothing when it ends."
+def redis(folder: Path, *options: str, tls: bool = False) -> Iterator[Engine]:
+    "Redis, which keeps nothing when it ends; with `tls`, as whoever `folder / certificate` says."
     folder.mkdir(parents=True, exist_ok=True)
     port = str(free_port())
-    command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    engine = Engine(command, ["redis-cli", "-p", port, "ping"], int(port), folder / "log")
+    listens = ["--port", port]
+    if tls:
+        key, certificate = folder / "key", folder / "certificate"
+        who = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *who], check=True, capture_output=True)
+        files = ["--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no"]
+        listens = ["--port", "0", "--tls-port", port, *files]
+    command = ["redis-server", *listens, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), *options]
+    asks = ["redis-cli", *(["--tls", "--insecure"] if tls else []), "-p", port, "ping"]
+    engine = Engine(command, asks, int(port), folder / "log")
     try:
         yield engine
     finally:

@@ -132,6 +132,27 @@ def test_what_is_there_already_is_left_alone(project: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_an_engine_that_cannot_be_installed_gets_one_sentence(project: Path) -> None:
+    shutil.copy(ROOT / "scripts/engines", project / "scripts")
+    script(project.parent / "bin/redis-server", "exit 0")
+    script(project.parent / "bin/id", "echo 1000")
+    environment(project, "--which-python")  # links the tools of POSIX
+    env = {"PATH": f"{project.parent / 'bin'}:{project.parent / 'tools'}"}
+
+    def engines(*names: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["/bin/sh", "scripts/engines", *names], cwd=project, env=env, capture_output=True, text=True)
+
+    done = engines("redis-server")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert "not here and not to be installed without help: prometheus; tests start them" in complaint(engines("redis-server", "prometheus"))
+    script(project.parent / "bin/apt-get", "exit 0")
+    script(project.parent / "bin/sudo", "echo 'sudo: a password is required' >&2; exit 1")
+    done = engines("prometheus")
+    assert done.returncode == 1
+    said = ["engines: installing Debian's prometheus", "sudo: a password is required"]
+    assert done.stderr.splitlines()[:-1] == said
+
+
 def test_no_registry_address_is_committed() -> None:
     for file in (ROOT / "requirements").iterdir():
         assert "://" not in file.read_text(), file
