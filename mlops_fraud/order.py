@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from .schemas import TransactionRequest
 
-# %% ../nbs/47_order.ipynb #9394b808
+# %% ../nbs/47_order.ipynb #90ac4df3
 TAIL = 10_000  # positions that are kept behind the log's end: who is slower reads them from the log
 MOST = 5_000  # events that one answer brings
 PLACE = f"""
@@ -21,6 +21,7 @@ local epoch, seen, logged, ahead = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = redis.call('HMGET', clock, 'epoch', 'last', 'step', 'first', 'logged')
 if now[1] ~= epoch then return {{'closed'}} end
 local last, step, first = tonumber(now[2]), tonumber(now[3]), tonumber(now[4])
+if last < logged or last < seen then return {{'closed'}} end
 if logged + 1 < first or seen + 1 < first then return {{'behind'}} end
 if logged < tonumber(now[5]) then logged = tonumber(now[5]) end
 local before = redis.call('XRANGE', events, (seen + 1) .. '-0', '+', 'COUNT', {MOST})
