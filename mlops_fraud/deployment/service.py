@@ -47,7 +47,7 @@ EVENTS = Gauge("mlops_fraud_events", "Events that the past holds", registry=METR
 BROKEN = Gauge("mlops_fraud_successor_broken", "1 while the version that the alias names cannot take over", registry=METRICS)
 SWAPS = Counter("mlops_fraud_swaps", "Times that another model or other rules took over", registry=METRICS)
 
-# %% ../../nbs/58_service.ipynb #e3191c35
+# %% ../../nbs/58_service.ipynb #e626de3f
 REST = 1.0  # seconds after the log failed: loading takes time that others need
 
 
@@ -144,8 +144,7 @@ class Service:
         await asyncio.get_running_loop().run_in_executor(self.disk, scorer.ledger.commit)  # others are decided meanwhile
         scorer.logged(entries)
         LOG.observe(time.perf_counter() - start)
-        for entry in entries:
-            DECIDED[entry.decision].inc()
+        _count(entries)
 
     @asynccontextmanager
     async def still(self) -> AsyncIterator[None]:
@@ -186,6 +185,12 @@ def _tell(waiting: Sequence[asyncio.Future[Any]], failed: Exception | None = Non
             waits.set_exception(failed) if failed else waits.set_result(None)
 
 
+def _count(entries: Sequence[Entry]) -> None:
+    decisions = [entry.decision for entry in entries]
+    for decision, counter in DECIDED.items():
+        counter.inc(decisions.count(decision))
+
+
 def _read(body: bytes) -> TransactionRequest | ValidationError:
     try:
         return TransactionRequest.model_validate_json(body)
@@ -204,7 +209,7 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
 
-# %% ../../nbs/58_service.ipynb #1b9b6af7
+# %% ../../nbs/58_service.ipynb #fbce9563
 AT_ONCE = 256  # requests that are decided in one turn
 GROUPS = 2  # that are placed and not written: with more, each is smaller, and each costs the log a commit
 HELP = 0.25  # seconds that others may take to write what they placed
@@ -556,11 +561,6 @@ def service_of_settings(chosen: Settings) -> Service:
 
 def _fail(asked: Sequence[Asked], reason: Exception) -> None:
     _tell([each.answer for each in asked], reason)
-
-
-def _count(entries: Sequence[Entry]) -> None:
-    for entry in entries:
-        DECIDED[entry.decision].inc()
 
 # %% ../../nbs/58_service.ipynb #ea93c9e0
 class LogTaken(Mendable, RuntimeError):
