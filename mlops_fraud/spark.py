@@ -260,10 +260,11 @@ def batch_on_spark(spark: "SparkSession", *arguments: Any) -> "Batch":
         trials = SparkTrials(max(len(new), 1), spark_session=spark)
         fmin(partial(_tried, shared, limit), SPACE, lambda *_: deepcopy(new), len(new), trials=trials, max_queue_len=max(len(new), 1),
              return_argmin=False, show_progressbar=False, verbose=False)  # fmt: skip
-        for document, trial in zip(new, trials.trials):
-            if "line" not in trial["result"]:
-                raise RuntimeError(f"trial {document['tid']} failed on Spark: {trial['misc'].get('error')}")
-            journal.add(trial["result"]["line"] | {"trial": document["tid"], "params": plain(document)})
+        done = {trial["tid"]: trial["result"]["line"] for trial in trials.trials}  # without those that failed
+        for document in new:
+            if document["tid"] not in done:
+                raise RuntimeError(f"trial {document['tid']} failed on Spark; hyperopt has logged its error")
+            journal.add(done[document["tid"]] | {"trial": document["tid"], "params": plain(document)})
         return [journal.done[document["tid"]] for document in documents]
 
     return batch
