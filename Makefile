@@ -1,7 +1,7 @@
 # Settings pass through: make run API_PORT=8100 SIMULATED_ROWS=200000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE  # compiling 2,000 imported files takes 10 s, each time
-.PHONY: help run test test-airflow test-spark data lab docs ship hooks check bench bench-load bench-stores bench-soak bench-pipeline bench-spark bench-features bench-app screenshots clean lock
+.PHONY: help run test test-airflow test-spark data lab docs ship hooks check bench bench-load bench-pauses bench-soak bench-pipeline bench-spark bench-features bench-app screenshots clean lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -58,13 +58,13 @@ bench:  ## an answer's microseconds and exactness, the service under load, and t
 	@scripts/environment run
 	@exec python benchmarks/service.py $(ARGS)
 
-bench-load:  ## the service at a given rate: latencies, worst pauses, a picture (ARGS="--rate 1000 --seconds 60")
+bench-pauses:  ## the service at a given rate: latencies, worst pauses, a picture (ARGS="--rate 1000 --seconds 60")
 	@scripts/environment run
-	@exec python benchmarks/load.py $(ARGS)
+	@exec python benchmarks/pauses.py $(ARGS)
 
-bench-stores:  ## one service and two, on SQLite, PostgreSQL, and PostgreSQL with Redis (ARGS="--seconds 5 --only redis")
+bench-load:  ## one service and two, on SQLite, PostgreSQL, and PostgreSQL with Redis (ARGS="--seconds 5 --only redis")
 	@scripts/environment test
-	@exec python benchmarks/stores.py $(ARGS)
+	@exec python benchmarks/load.py $(ARGS)
 
 bench-soak:  ## half an hour at a steady rate: memory and latency over time (ARGS="--store redis --services 2 --minutes 5")
 	@scripts/environment test

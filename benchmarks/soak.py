@@ -22,9 +22,9 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from load import WARM_UP, Answered, drive
+from load import STORES, engines, new_log, services
+from pauses import WARM_UP, Answered, drive
 from pipeline import table
-from stores import STORES, engines, new_log, services
 from world import prepare, register
 
 CONNECTIONS = 16

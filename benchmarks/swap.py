@@ -2,7 +2,7 @@
 
     python benchmarks/swap.py --rate 500 --seconds 60
 
-An open loop at a given rate, as in load.py. After a third of the time the alias is moved to another version, after
+An open loop at a given rate, as in pauses.py. After a third of the time the alias is moved to another version, after
 two thirds it is rolled back; the service loads the other model beside the one that answers, and swaps.
 """
 
@@ -20,7 +20,7 @@ from typing import NamedTuple
 import httpx
 import numpy as np
 import polars as pl
-from load import Answered, load, pauses
+from pauses import Answered, load, pauses
 from pipeline import table
 from world import API, DEPTH, grown, model_of, prepare, register, rows_of, serving
 

@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -102,12 +103,32 @@ def test_the_service_benchmark_says_what_is_missing() -> None:
 
 
 def test_a_pause_is_the_time_without_an_answer_while_one_is_due(benchmark: Callable[[str], ModuleType]) -> None:
-    load = benchmark("load")
+    told = benchmark("pauses")
     due = np.array([0.0, 1.0, 2.0, 2.1, 9.0])
     done = np.array([0.1, 1.1, 2.5, 2.51, 9.1])
-    longest = load.pauses(load.Answered(due, done, np.full(5, 200)), 2)
+    longest = told.pauses(told.Answered(due, done, np.full(5, 200)), 2)
     assert [round(pause.milliseconds) for pause in longest] == [500, 100]
     assert longest[0].at == 2.0
+
+
+def test_the_processor_time_of_a_process_holds_that_of_its_children(benchmark: Callable[[str], ModuleType]) -> None:
+    load = benchmark("load")
+    before = load.cpu_seconds([os.getpid()])
+    work = "import time; deadline = time.process_time() + 0.5\nwhile time.process_time() < deadline: pass\ntime.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", work]) as child:
+        while load.cpu_seconds([child.pid]) < 0.5:
+            time.sleep(0.05)
+        both = load.cpu_seconds([os.getpid()]) - before
+        child.kill()
+    assert both >= 0.5
+
+
+def test_a_soak_tells_its_parts_apart(benchmark: Callable[[str], ModuleType]) -> None:
+    soak = benchmark("soak")
+    due = np.arange(0, 60, 0.1)
+    answered = soak.Answered(due, due + 0.001, np.where(due < 50, 200, 503))
+    rows = soak.told(answered, np.arange(0.0, 60, 5), np.arange(12.0)[:, None], 1.0).splitlines()[2:]
+    assert [row.split("|")[2:5] for row in (rows[0], rows[-1])] == [[" 1 ", " 100 ", " 0 "], [" 11 ", " 100 ", " 100 "]]
 
 
 def test_the_log_behind_the_app_s_figures_holds_decisions_and_labels(benchmark: Callable[[str], ModuleType], tmp_path: Path) -> None:
