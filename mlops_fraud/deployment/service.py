@@ -209,7 +209,7 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
 
-# %% ../../nbs/58_service.ipynb #fbce9563
+# %% ../../nbs/58_service.ipynb #4896f210
 AT_ONCE = 256  # requests that are decided in one turn
 GROUPS = 2  # that are placed and not written: with more, each is smaller, and each costs the log a commit
 HELP = 0.25  # seconds that others may take to write what they placed
@@ -526,6 +526,8 @@ class SharedService(Service):
             end, _, epoch, _ = ledger.take_turn()
             if epoch != self.epoch:
                 raise Fenced("the order was closed meanwhile")
+            if end < last:
+                raise Fenced("the log is shorter than it was")
             if end == last:
                 ledger.insert(run)
                 ledger.commit()
