@@ -172,7 +172,7 @@ def _batch(bench: Bench, journal: Journal, documents: list[dict[str, Any]], limi
     with ThreadPoolExecutor(bench.n_threads) as pool:
         return list(pool.map(line, documents))
 
-# %% ../../nbs/30_tuning.ipynb #f325bea8
+# %% ../../nbs/30_tuning.ipynb #737a4bae
 POINTS = 50  # of a curve
 
 
@@ -207,8 +207,8 @@ def search(
     """Try `n_trials` settings of `SPACE`, several at once; each becomes a run below one parent run in MLflow.
 
     The same data, arguments and seed give the same search, on any number of cores, and also when it was killed and
-    starts again with the same `journal`. A `batch` is tried by threads of this process, unless another way is given
-    ([Spark](46_spark.ipynb) has one).
+    starts again with the same `journal`. A `batch` is tried by threads of this process, unless another way is given;
+    `mlops_fraud.spark` has one.
     """
     asked = {"n_trials": n_trials, "max_trees": max_trees, "genuine_rows": genuine_rows, "seed": seed}
     kept = Journal(journal, question(train, validation, costs, asked))
