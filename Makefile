@@ -13,7 +13,7 @@ run:  ## data, pipeline, champion, API, app and MLflow page; Ctrl-C ends them al
 
 test:  ## every test (some: make test NOTEBOOKS=nbs/20_features.ipynb ARGS="-k replay")
 	@scripts/environment test
-	@scripts/engines postgresql redis-server faketime
+	@scripts/engines postgresql redis-server faketime || echo "test: what starts them is left out" >&2
 	@CHROMIUM=$$(scripts/browser) && export CHROMIUM && nbdev-test --timing $(NOTEBOOKS) && exec pytest -q -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 data:  ## take data/raw/, or simulate a data set if it holds none, and ingest it
