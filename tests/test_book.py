@@ -40,7 +40,7 @@ def plant(project: Path) -> None:
         new_code_cell("#| eval: false\nraise RuntimeError('too heavy')"),
         new_code_cell("import sys\n\nprint('\\r 50%', end='')\nprint('\\r100%')\nprint('logged', file=sys.stderr)\nprint('1', '<', '2')"),
         new_code_cell(f"from base64 import b64decode\n\nfrom IPython.display import HTML, Image, Markdown\n\nImage(b64decode('{PIXEL}'))"),
-        new_code_cell("Markdown('## Told\\n\\nas [Features](20_features.ipynb) tells it')"),
+        new_code_cell("Markdown('## Told\\n\\nas [Features](20_features.ipynb) tells it, and [a report](half_year.md)')"),
         new_code_cell("HTML('<b id=bold>bold</b>')"),
     ]
     nbformat.write(new_notebook(cells=cells), project / "nbs/99_planted.ipynb")
