@@ -7,7 +7,7 @@ __all__ = ['PATIENCE', 'BLOCK_ROWS', 'LAYOUT', 'SCHEMA', 'SHARED', 'TURN', 'FIEL
            'NUMBERS', 'EMPTY', 'Turn', 'Entry', 'Feedback', 'NoLog', 'OldLedger', 'LogFailed', 'IdTaken', 'Tampered',
            'seal_of', 'seal_of_label', 'now', 'Ledger', 'Verified', 'verify_log', 'said', 'reader']
 
-# %% ../nbs/23_ledger.ipynb #72703d50
+# %% ../nbs/23_ledger.ipynb #a9770ded
 import json
 import re
 import sqlite3
@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from struct import Struct
 from typing import Any, NamedTuple
@@ -28,9 +29,9 @@ from .schemas import COLUMNS, DTYPES, TransactionRequest
 from .settings import Mendable, Settings
 from .state import NO_HISTORY, history_name
 
-# %% ../nbs/23_ledger.ipynb #5219bb5f
+# %% ../nbs/23_ledger.ipynb #6c49d45e
 PATIENCE = 0.05  # seconds that a writer to a file waits for another: all who ask wait with it
-BLOCK_ROWS = 1 << 16  # of the log, that are held at once
+BLOCK_ROWS = 1 << 14  # of the log, that are held at once; each is some 2 kB
 LAYOUT = 4  # raise it with every change of the tables
 SCHEMA = f"""
 PRAGMA user_version = {LAYOUT};
@@ -172,7 +173,7 @@ def seal_of_label(before: bytes, row: Sequence[Any]) -> bytes:
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
-# %% ../nbs/23_ledger.ipynb #4ffa5c1b
+# %% ../nbs/23_ledger.ipynb #665246b6
 class Ledger:
     """The log of decisions at `where`, an SQLite file or the address of a PostgreSQL database; what belongs to it lies in the folder `beside`.
 
@@ -299,9 +300,8 @@ class Ledger:
 
     def entries(self) -> Iterator[Entry]:
         "All decisions of this history, in order of arrival."
-        query, last = f"SELECT sequence, {', '.join(FIELDS)} FROM decisions WHERE history = ? AND sequence > ? ORDER BY sequence LIMIT ?", 0
-        while rows := self.side.execute(query, (self.history, last, BLOCK_ROWS)).fetchall():
-            last = rows[-1][0]
+        query = f"SELECT sequence, {', '.join(FIELDS)} FROM decisions WHERE history = ? AND"
+        for rows in _blocks(self.side, query, self.history):
             for _, *row in rows:
                 yield _entry(row)
 
@@ -361,9 +361,8 @@ class Ledger:
 
     def events(self, after: int = 0) -> Iterator[pl.DataFrame]:
         "The logged transactions of this history behind the `sequence` number `after`, in order of arrival, in blocks: `sequence` and `COLUMNS`."
-        query = f"SELECT sequence, {', '.join(COLUMNS)} FROM decisions WHERE history = ? AND sequence > ? ORDER BY sequence LIMIT ?"
-        while rows := self.side.execute(query, (self.history, after, BLOCK_ROWS)).fetchall():
-            after = rows[-1][0]
+        query = f"SELECT sequence, {', '.join(COLUMNS)} FROM decisions WHERE history = ? AND"
+        for rows in _blocks(self.side, query, self.history, after=after):
             yield pl.DataFrame(rows, schema={"sequence": pl.Int64, **DTYPES}, orient="row")
 
     def counted(self, sequence: int) -> int:
@@ -423,7 +422,8 @@ def verify_log(place: Path | str, known: Collection[str] = ()) -> Verified:
             raise OldLedger(f"{path} has layout {layout}, this version reads {LAYOUT}; verify it with the version that wrote it")
         for table, what, fields, sealed in tables:
             n, seal, name = 0, b"", EMPTY
-            for *row, told in _rows(log, f"SELECT {', '.join(fields)}, seal FROM {table}"):
+            blocks = _blocks(log, f"SELECT {', '.join(fields)}, seal FROM {table} WHERE", after=-1 << 62)
+            for *row, told in chain.from_iterable(blocks):
                 n += 1
                 if row[0] != n:
                     raise Tampered(f"{what} {n} is missing from {path}; compare with a copy from before")
@@ -445,12 +445,11 @@ def said(place: Path | str) -> str:
     return str(place) if isinstance(place, Path) else re.sub(r"//[^@/]*@", "//", place)
 
 
-def _rows(log: Any, query: str) -> Iterator[tuple[Any, ...]]:
-    "All that `query` finds, in order of its first column, the sequence; a long log is not held at once."
-    last = -1 << 62
-    while rows := log.execute(f"{query} WHERE sequence > ? ORDER BY sequence LIMIT ?", (last, BLOCK_ROWS)).fetchall():
-        yield from rows
-        last = rows[-1][0]
+def _blocks(connection: Any, query: str, *values: Any, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:
+    "What `query` finds behind the sequence `after`, its first column, in order and in blocks, so that a long log is not held at once."
+    while rows := connection.execute(f"{query} sequence > ? ORDER BY sequence LIMIT ?", (*values, after, BLOCK_ROWS)).fetchall():
+        yield rows
+        after = rows[-1][0]
 
 
 def reader(place: Path | str) -> Any:
