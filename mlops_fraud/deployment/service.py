@@ -209,7 +209,7 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
 
-# %% ../../nbs/58_service.ipynb #4896f210
+# %% ../../nbs/58_service.ipynb #a2639ab7
 AT_ONCE = 256  # requests that are decided in one turn
 GROUPS = 2  # that are placed and not written: with more, each is smaller, and each costs the log a commit
 HELP = 0.25  # seconds that others may take to write what they placed
@@ -225,6 +225,7 @@ class Asked(NamedTuple):
     "Who asks for what, and since when by the monotonic clock."
 
     transactions: Sequence[TransactionRequest]
+    given: list[str]  # the ids that came with them: only these may have been seen
     answer: asyncio.Future[list[Entry | Refusal]]
     since: float
 
@@ -256,9 +257,10 @@ class SharedService(Service):
         now, answer = time.monotonic(), asyncio.get_running_loop().create_future()
         if self.asked and now - self.asked[0].since > settings().turn_seconds:
             raise LogFailed("more is asked than can be answered; send the transaction again in a second")
+        given = [tx.transaction_id for tx in transactions if tx.transaction_id]
         for tx in transactions:
             tx.transaction_id = tx.transaction_id or new_id()
-        self.asked.append(Asked(transactions, answer, now))
+        self.asked.append(Asked(transactions, given, answer, now))
         if self.deciding is None:
             self.deciding = asyncio.create_task(self._decide())
         return await answer
@@ -319,7 +321,8 @@ class SharedService(Service):
         while True:
             try:
                 if self.epoch and self.order:
-                    answers = await self._place(scorer, self.order, transactions)
+                    given = [transaction_id for each in asked for transaction_id in each.given]
+                    answers = await self._place(scorer, self.order, transactions, given)
                     answering = asyncio.create_task(self._answer(asked, answers, self.drops))
                     self.answering.add(answering)
                     answering.add_done_callback(self.answering.discard)
@@ -421,11 +424,10 @@ class SharedService(Service):
     # --- Redis says who is first
 
     async def _place(
-        self, scorer: Scorer, order: Order, transactions: Sequence[TransactionRequest]
+        self, scorer: Scorer, order: Order, transactions: Sequence[TransactionRequest], given: Sequence[str]
     ) -> list[tuple[int, Entry | Refusal | TransactionRequest]]:
         "Place and decide. Of each transaction: the position that the log must reach, and its decision, a refusal, or itself if it was placed before."
         logged = scorer.logged_to
-        given = [str(tx.transaction_id) for tx in transactions]
         known = await self._ask(scorer.ledger.known, given) if given else set()
         fresh = [tx for tx in transactions if tx.transaction_id not in known]
         while True:
