@@ -6,12 +6,13 @@
 __all__ = ['Refusal', 'REFUSALS', 'WORTH_KEEPING', 'REPEATS', 'NoHistory', 'FarAhead', 'Foreign', 'Judge', 'Canary', 'canary_of',
            'Answering', 'Scorer', 'kept_state', 'new_id', 'try_rules', 'score_blocks', 'score_file']
 
-# %% ../nbs/54_scoring.ipynb #9a4bc50c
+# %% ../nbs/54_scoring.ipynb #e7f4dcc3
 import datetime as dt
 import math
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from hashlib import blake2b
 from itertools import takewhile
 from pathlib import Path
@@ -106,7 +107,7 @@ def canary_of(champion: Version, chosen: Settings) -> Canary | None:
         return None
     return Canary(found, chosen.canary_share)
 
-# %% ../nbs/54_scoring.ipynb #cb6bf728
+# %% ../nbs/54_scoring.ipynb #e485a8e5
 WORTH_KEEPING = 50_000  # decisions of a log, which take about a second to fold
 REPEATS = "amount_transfer_hours_since_last"  # missing: no transfer had just this amount
 
@@ -170,9 +171,19 @@ class Scorer:
 
     def catch_up(self) -> None:
         "Let the state include what was logged since it last did, here or by the scorer that answered before."
-        for block in self.ledger.events(after=self.logged_to):
+        for block in self.ledger.events(after=self.logged_to, step=self.state.step):
             self.state.fold(block)
             self.logged_to = int(block["sequence"][-1])
+
+    def elsewhere(self, ledger: Ledger) -> "Scorer":
+        "This scorer and its past, logging to another `ledger`. What was decided and not logged is in that past, and otherwise forgotten."
+        moved = copy(self)
+        moved.ledger, moved.logged_to, moved.kept_to = ledger, ledger.last[0], ledger.last[0]
+        moved.unlogged, moved.transfers, moved.placed = {}, {}, {}
+        for judge in (self.champion, self.canary):
+            if judge:
+                ledger.introduce(judge.version.version, judge.units)
+        return moved
 
     def include(self, before: Sequence[tuple[int, TransactionRequest]]) -> None:
         "Let the past include what other services placed at these positions."

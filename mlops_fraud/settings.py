@@ -45,7 +45,7 @@ class IniSource(PydanticBaseSettingsSource):
             raise KeyError(f"{FILE} has no section [{self.section}]; put the settings below that line")
         return dict(parser[self.section])
 
-# %% ../nbs/00_settings.ipynb #49d9bebd
+# %% ../nbs/00_settings.ipynb #81bb27ff
 class Settings(BaseSettings):
     "Every runtime setting, its type and its meaning. Values: environment first, then `settings.ini`."
 
@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     )
     beside: str = Field(
         min_length=1, description="folder of what a machine keeps beside a log in PostgreSQL: states, alarms, a copy of the model"
+    )
+    spool: bool = Field(
+        description="whether a service answers while a log in PostgreSQL is away, and keeps the answers in a file until it is back"
     )
     follow_seconds: float = Field(ge=0, description="how often the service looks which version the alias names; 0: only when it starts")
     hours_ahead: int = Field(

@@ -22,7 +22,7 @@ from mlops_fraud.ledger import Ledger, verify_log
 from mlops_fraud.schemas import COLUMNS
 from mlops_fraud.state import State, stacked, to_event
 
-AWAY = b"no order: Redis is away"
+AWAY, NO_LOG = b"no order: Redis is away", b"no log: what other services decide is unknown"
 Record = Callable[[str, int], None]
 
 
@@ -93,7 +93,7 @@ class Clients:
 
     def well(self) -> bool:
         "Whether the latest answers are not marked."
-        return not any(AWAY in answer for answer in list(self.acknowledged.values())[-40:])
+        return not any(mark in answer for answer in list(self.acknowledged.values())[-40:] for mark in (AWAY, NO_LOG))
 
     def end(self) -> None:
         self.done.set()
@@ -103,14 +103,16 @@ class Clients:
 
 def exact(log: str, clients: Clients, record: Record) -> dict[str, bytes]:
     """The answers in the `log`, which is whole: all that were acknowledged are there, byte for byte and once,
-    and each was decided on just the features that a single service has when it is asked in the log's order."""
+    and each was decided on just the features that a single service has when it is asked in the log's order,
+    unless it says that there was no log."""
     ledger = Ledger(log)
     entries = list(ledger.entries())
     found = {str(entry.request.transaction_id): entry.answer.encode() for entry in entries}
     assert verify_log(log).decisions == len(found) == len(entries)
     assert {id: found.get(id) for id in clients.acknowledged} == clients.acknowledged
     alone = State().fold_arrays(stacked([to_event(entry.request) for entry in entries]))
-    np.testing.assert_array_equal(np.array([entry.features for entry in entries]), alone)
+    with_log = [NO_LOG not in entry.answer.encode() for entry in entries]
+    np.testing.assert_array_equal(np.array([entry.features for entry in entries])[with_log], alone[with_log])
     ledger.close()
     counted = {"sent": clients.sent, "acknowledged": len(clients.acknowledged), "refused": len(clients.refused), "found": len(found)}
     for name, value in counted.items():
@@ -197,3 +199,46 @@ def test_without_an_order_the_log_says_who_is_first(project: Project, stores: St
         clients.end()
         assert not clients.refused
         exact(log, clients, record_property)
+
+
+def test_a_kill_amid_many_requests_loses_no_answer(project: Project, stores: Stores, tmp_path: Path, record_property: Record) -> None:
+    log = stores.url("killed")
+    own = project.environment(LEDGER=log, BESIDE=str(tmp_path / "beside"))
+    with several(own, tmp_path / "logs", 1) as [(url, pid)]:
+        clients = Clients(project, [url])
+        clients.more(5_000)
+        os.killpg(pid, signal.SIGKILL)
+        clients.end()
+    found = exact(log, clients, record_property)
+    with several(own, tmp_path / "again", 1) as [(url, _)]:
+        assert httpx.get(f"{url}/readyz").json()["events"] == len(found)
+        for i in range(0, 5_000, 500):
+            assert httpx.post(f"{url}/predict", json=clients.body(i)).content == clients.acknowledged[f"s-{i}"]
+
+
+def test_with_a_spool_they_answer_while_the_log_is_away(project: Project, stores: Stores, tmp_path: Path, record_property: Record) -> None:
+    log, beside = stores.url("spool"), tmp_path / "beside"
+    own = {"LEDGER": log, "ORDER": f"redis://127.0.0.1:{stores.order.port}/0", "BESIDE": str(beside), "SPOOL": "true"}
+    with several(project.environment(**own), tmp_path / "logs", 2) as services:
+        clients = Clients(project, [url for url, _ in services])
+        clients.more(300)
+        stores.log.end()
+        clients.more(500)
+        assert NO_LOG in list(clients.acknowledged.values())[-1]
+        assert len(list(beside.glob("spool-*.sqlite"))) == 2
+        label = {"transaction_id": list(clients.acknowledged)[-1], "fraud": True, "by": "ana"}
+        assert {httpx.post(f"{url}/feedback", json=label).status_code for url, _ in services} <= {503, 404}
+        os.killpg(services[1][1], signal.SIGKILL)  # its file is left to the next start
+        clients.more(300)
+        stores.log.start()
+        clients.until(clients.well)
+        with several(project.environment(**own), tmp_path / "third", 1) as [(third, _)]:
+            clients.urls.append(third)
+            clients.until(lambda: not list(beside.glob("spool-*")))
+            clients.more(300)
+            clients.end()
+            found = exact(log, clients, record_property)
+            record_property("marked", sum(NO_LOG in answer for answer in found.values()))
+            time.sleep(1.5)
+            assert {httpx.get(f"{url}/readyz").json()["events"] for url in (services[0][0], third)} == {len(found)}
+        assert len(list(beside.glob("spooled-*.sqlite"))) == 2

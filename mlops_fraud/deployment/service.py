@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['BUCKETS', 'METRICS', 'STAGES', 'SECONDS', 'DECIDE', 'BLOCK', 'LOG', 'DECISIONS', 'DECIDED', 'REFUSED', 'EVENTS',
-           'BROKEN', 'SWAPS', 'REST', 'AT_ONCE', 'GROUPS', 'HELP', 'COOL', 'ALONE', 'RETRY_AFTER', 'Service', 'settle',
-           'Fenced', 'Asked', 'SharedService', 'service_of_settings', 'LogTaken', 'alone', 'follow', 'successor_of']
+           'BROKEN', 'SPOOLED', 'TWICE', 'SWAPS', 'REST', 'AT_ONCE', 'GROUPS', 'HELP', 'COOL', 'ALONE', 'NO_LOG',
+           'SPOOL', 'SPOOL_DONE', 'RETRY_AFTER', 'Service', 'settle', 'Fenced', 'Asked', 'Spool', 'done', 'take_over',
+           'SharedService', 'service_of_settings', 'LogTaken', 'alone', 'follow', 'successor_of']
 
 # %% ../../nbs/58_service.ipynb #61a4f128
 import asyncio
@@ -32,7 +33,7 @@ from ..scoring import REFUSALS, Answering, Refusal, Scorer, new_id
 from ..settings import Mendable, Settings, settings
 from ..state import OutOfOrder, late
 
-# %% ../../nbs/58_service.ipynb #09613c69
+# %% ../../nbs/58_service.ipynb #0192c64b
 BUCKETS = [t * 10**p for p in (-5, -4, -3, -2) for t in (1, 2, 5)] + [0.1, 0.5, 1.0, 5.0]  # seconds
 METRICS = CollectorRegistry()  # of its own: a notebook and its module may live in one process
 ProcessCollector(registry=METRICS)
@@ -45,6 +46,8 @@ DECIDED = {decision: DECISIONS.labels(decision) for decision in ("approve", "rev
 REFUSED = Counter("mlops_fraud_refused", "Requests, or lines of a batch, answered with a problem", ["status"], registry=METRICS)
 EVENTS = Gauge("mlops_fraud_events", "Events that the past holds", registry=METRICS)
 BROKEN = Gauge("mlops_fraud_successor_broken", "1 while the version that the alias names cannot take over", registry=METRICS)
+SPOOLED = Counter("mlops_fraud_spooled", "Transactions decided while the log was away", registry=METRICS)
+TWICE = Counter("mlops_fraud_spooled_twice", "Of those, the ones on which the log has another answer", registry=METRICS)
 SWAPS = Counter("mlops_fraud_swaps", "Times that another model or other rules took over", registry=METRICS)
 
 # %% ../../nbs/58_service.ipynb #e626de3f
@@ -209,12 +212,14 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
 
-# %% ../../nbs/58_service.ipynb #a2639ab7
+# %% ../../nbs/58_service.ipynb #72d93035
 AT_ONCE = 256  # requests that are decided in one turn
 GROUPS = 2  # that are placed and not written: with more, each is smaller, and each costs the log a commit
 HELP = 0.25  # seconds that others may take to write what they placed
 COOL = 3.0  # seconds that an order stays closed
 ALONE = "no order: Redis is away, and the log says who is first, which takes longer"
+NO_LOG = "no log: what other services decide is unknown, and so is whether one of them has seen this id"
+SPOOL, SPOOL_DONE = "spool-", "spooled-"  # beginnings of a file's name, before and after the log has taken it over
 
 
 class Fenced(RuntimeError):
@@ -228,6 +233,54 @@ class Asked(NamedTuple):
     given: list[str]  # the ids that came with them: only these may have been seen
     answer: asyncio.Future[list[Entry | Refusal]]
     since: float
+
+
+class Spool(Service):
+    "Answers while a shared log is away, from the past as `scorer` has it, and keeps the answers in a file of its own."
+
+    def __init__(self, scorer: Scorer) -> None:
+        super().__init__()
+        self.path = settings().live / f"{SPOOL}{new_id()}.sqlite"
+        self.lock = alone(self.path)
+        self.loaded = scorer.elsewhere(Ledger(self.path, scorer.ledger.history))
+        self.loaded.degrade(NO_LOG, True)
+
+    def scorer(self) -> Scorer:
+        if self.loaded is None:
+            raise LogFailed(f"neither the log nor {self.path} can be written; send the transaction again")
+        return self.loaded
+
+    async def _write_group(self) -> None:
+        n = len(self.scorer().unlogged)
+        await super()._write_group()
+        SPOOLED.inc(n)
+
+    def end(self) -> None:
+        "All of it is in the log."
+        if self.loaded:
+            self.loaded.ledger.close()
+        done(self.path)
+        self.lock.close()
+
+
+def done(path: Path) -> None:
+    "Keep the spool at `path`, which the log has taken over, under another name: it says what clients were told."
+    path.rename(path.with_name(path.name.replace(SPOOL, SPOOL_DONE)))
+    path.with_name(f"{path.name}.lock").unlink()
+
+
+def take_over(log: Ledger, path: Path, after: int = 0) -> int:
+    "Let the `log` take over the spool at `path` from behind the number `after`. Returns the number of its last decision."
+    spool = Ledger(path)
+    try:
+        end, twice = log.take_over(spool, after)
+    finally:
+        spool.close()
+    if twice:
+        TWICE.inc(len(twice))
+        some = ", ".join(twice[:3])
+        print(f"{len(twice):,} transactions have another answer in the log than {path.name} gave while it was away: {some}", flush=True)
+    return end
 
 
 class SharedService(Service):
@@ -246,6 +299,16 @@ class SharedService(Service):
         self.foreign = set[int]()  # positions of ours that another service wrote
         self.answering = set[asyncio.Task[None]]()  # a task that nobody holds may vanish
         self.drops = 0
+        self.spool: Spool | None = None  # while the log is away, if the settings want that
+        self.left = sorted(settings().live.glob(f"{SPOOL}*.sqlite"))  # spools of services that ended
+
+    def scorer(self) -> Scorer:
+        return self.spool.scorer() if self.spool else super().scorer()
+
+    async def write[Made](self, work: Callable[[Ledger], Made]) -> Made:
+        if self.spool:
+            raise LogFailed("the log is away; say it again")
+        return await super().write(work)
 
     async def decided(self, tx: TransactionRequest) -> Entry:
         (made,) = await self.decided_each([tx])
@@ -254,6 +317,8 @@ class SharedService(Service):
         return made
 
     async def decided_each(self, transactions: Sequence[TransactionRequest]) -> list[Entry | Refusal]:
+        if self.spool:
+            return await self.spool.decided_each(transactions)
         now, answer = time.monotonic(), asyncio.get_running_loop().create_future()
         if self.asked and now - self.asked[0].since > settings().turn_seconds:
             raise LogFailed("more is asked than can be answered; send the transaction again in a second")
@@ -277,6 +342,9 @@ class SharedService(Service):
         if self.loaded:
             with suppress(sqlite3.Error):
                 self.loaded.ledger.close()  # its locks end with it
+        if self.loaded and settings().spool and isinstance(reason, sqlite3.Error):
+            with suppress(OSError, sqlite3.Error):  # the disk may be full; then nobody is answered
+                self.spool = Spool(self.loaded)
         super()._drop(reason)
         self.drops += 1
         self.ends.clear()
@@ -349,10 +417,44 @@ class SharedService(Service):
         "Now and then, learn what others decided, and write what one of them has left."
         while True:
             await asyncio.sleep(seconds)
+            if self.spool or self.left:
+                await self._take_over()
             with suppress(LogFailed, *CANNOT_LOAD):
                 await self.decided_each([])
                 if self.loaded and self.loaded.placed:
                     await self._logged(self.loaded.seen)
+
+    async def _take_over(self) -> None:
+        "Write to the log what was answered without it, if it is back."
+        with suppress(sqlite3.Error):
+            log = await self._in_thread(Ledger.of, settings())
+            try:
+                await self._take_over_left(log)
+                if self.spool:
+                    await self._end_spool(self.spool, log)
+            finally:
+                log.close()
+
+    async def _take_over_left(self, log: Ledger) -> None:
+        while self.left:
+            with suppress(LogTaken), alone(self.left[-1]):  # else whose it is lives, and does it
+                await self._in_thread(take_over, log, self.left[-1])
+                done(self.left[-1])
+            self.left.pop()
+
+    async def _end_spool(self, spool: Spool, log: Ledger) -> None:
+        end = await self._in_thread(take_over, log, spool.path)  # while others are answered
+        async with self.turn:
+            self.spool = None  # who asks now is decided in the next turn
+            try:
+                while spool.writing:
+                    await asyncio.sleep(0.001)
+                await self._in_thread(take_over, log, spool.path, end)
+            except BaseException:
+                self.spool = spool
+                raise
+            spool.end()
+            self.retry_at = 0.0
 
     # --- The log says who is first
 
@@ -459,7 +561,8 @@ class SharedService(Service):
     ) -> None:
         "Give the `answers` when they are in the log, unless all has begun anew since they were made: then others may have written them otherwise."
         try:
-            await self._logged(max((position for position, _ in answers), default=0))
+            if self.drops == drops:
+                await self._logged(max((position for position, _ in answers), default=0))
             if self.drops != drops:
                 raise LogFailed("the log could not be written a moment ago; send the transaction again")
             scorer = self.scorer()
