@@ -64,28 +64,28 @@ def _sentence(something: str, otherwise: str, unit: str, value: float | None, ra
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
-# %% ../nbs/50_explain.ipynb #71324498
+# %% ../nbs/50_explain.ipynb #6d809f97
 @njit(cache=True)
-def strongest(shap: Any, n: int) -> Any:
-    "Each row's `n` largest parts, whichever way they push: their features, int64 (n_rows, n), -1 where a part is zero; and the size of all, float64 (n_rows,)."
-    order, total = np.full((len(shap), n), -1), np.zeros(len(shap))
+def strongest(shap: Any, order: Any, total: Any) -> None:
+    "Write each row's largest parts, whichever way they push, to `order`, int64 (n_rows, n): their features, -1 where a part is zero; and the size of all to `total`, float64 (n_rows,)."
     for i in range(len(shap)):
         sizes = np.abs(shap[i])
+        total[i], order[i] = 0.0, -1
         for size in sizes:
             total[i] += size
-        for place in range(min(n, len(sizes))):
+        for place in range(min(order.shape[1], len(sizes))):
             largest = np.argmax(sizes)
             if sizes[largest] > 0.0:
                 order[i, place], sizes[largest] = largest, 0.0
-    return order, total
 
 
 def reasons(features: Sequence[Feature], rows: np.ndarray, shap: np.ndarray, n: int) -> list[list[Reason]]:
     "The `n` strongest reasons for each score, from the `features`, their values and SHAP values (both float32, (n_rows, n_features))."
-    order, totals = strongest(shap, n)
+    order, total = np.empty((len(rows), n), np.int64), np.empty(len(rows))
+    strongest(shap, order, total)
     return [
-        [_reason(features[f], row[f], parts[f], total) for f in chosen if f >= 0]
-        for row, parts, chosen, total in zip(rows.tolist(), shap.tolist(), order.tolist(), totals.tolist())
+        [_reason(features[f], rows.item(i, f), shap.item(i, f), size) for f in chosen if f >= 0]
+        for i, (chosen, size) in enumerate(zip(order.tolist(), total.tolist()))
     ]
 
 

@@ -9,10 +9,10 @@ __all__ = ['EVER', 'THIS_STEP', 'ANY', 'PAIRED', 'KINDS', 'ENTITIES', 'GROUPS', 
            'BAND', 'RUN_BASE', 'AHEAD', 'Feature', 'of_groups', 'Plan', 'type_mask', 'compile_plan', 'fingerprint',
            'mix', 'hash_bytes', 'hash_all', 'account_key', 'account_keys', 'Memory', 'empty_memory', 'find', 'reindex',
            'grown', 'Event', 'decay', 'amount_band', 'entity_key', 'longer_run', 'capped', 'event_feature', 'z_score',
-           'memory_feature', 'recall', 'describe', 'bits', 'counted', 'include', 'read', 'update', 'step', 'touch',
-           'event_at', 'fold', 'read_each']
+           'memory_feature', 'recall', 'describe', 'bits', 'counted', 'include', 'read', 'update', 'step',
+           'read_packed', 'update_packed', 'step_packed', 'touch', 'event_at', 'fold', 'read_each']
 
-# %% ../nbs/20_features.ipynb #ce2740d5
+# %% ../nbs/20_features.ipynb #f6cb8b1d
 import hashlib
 import math
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ import numpy as np
 import polars as pl
 from numba import njit
 
+from .packing import packing
 from .schemas import TYPES
 
 # %% ../nbs/20_features.ipynb #c58da678
@@ -258,10 +259,10 @@ def hash_all(data, offsets):
         out[i] = hash_bytes(data, offsets[i], offsets[i + 1])
     return out
 
-# %% ../nbs/20_features.ipynb #1bace6aa
+# %% ../nbs/20_features.ipynb #3e437036
 def account_key(name: str) -> int:
     "The key of one account."
-    data = np.frombuffer(name.encode(), np.uint8)
+    data = name.encode()
     return hash_bytes(data, 0, len(data))
 
 
@@ -517,6 +518,28 @@ def step(plan, memory, event, out):
     recall(plan, memory, event)
     describe(plan, memory, event, out)
     include(plan, memory, event)
+
+# %% ../nbs/20_features.ipynb #a2fe826f
+_plan = compile_plan()
+(pack_plan, open_plan), (pack_memory, open_memory) = packing(_plan), packing(empty_memory(_plan))
+
+
+@compiled
+def read_packed(plan, memory, step, kind, amount, recipient, out):
+    "`read` of an event by its parts."
+    read(open_plan(plan), open_memory(memory), Event(step, kind, amount, recipient), out)
+
+
+@compiled
+def update_packed(plan, memory, step, kind, amount, recipient):
+    "`update` by an event's parts."
+    update(open_plan(plan), open_memory(memory), Event(step, kind, amount, recipient))
+
+
+@compiled
+def step_packed(plan, memory, at, kind, amount, recipient, out):
+    "`step` of an event by its parts."
+    step(open_plan(plan), open_memory(memory), Event(at, kind, amount, recipient), out)
 
 # %% ../nbs/20_features.ipynb #34a90b7f
 AHEAD = 32  # events

@@ -6,7 +6,7 @@
 __all__ = ['Refusal', 'REFUSALS', 'WORTH_KEEPING', 'REPEATS', 'NoHistory', 'FarAhead', 'Foreign', 'Judge', 'Canary', 'canary_of',
            'Answering', 'Scorer', 'kept_state', 'new_id', 'try_rules', 'score_blocks', 'score_file']
 
-# %% ../nbs/54_scoring.ipynb #e7f4dcc3
+# %% ../nbs/54_scoring.ipynb #44331f09
 import datetime as dt
 import math
 import secrets
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from hashlib import blake2b
-from itertools import takewhile
+from itertools import count, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -432,10 +432,13 @@ def kept_state(log: Ledger, features: tuple[Feature, ...]) -> State | None:
     state = State.load(path, features) if path.exists() else None
     return state if state and log.place(state.logged) is not None else None
 
-# %% ../nbs/54_scoring.ipynb #1e5ea237
+# %% ../nbs/54_scoring.ipynb #c035fc7c
 def new_id() -> str:
     "An id that nobody has; later ones sort after earlier ones, so that the log's index grows at its end."
-    return f"{time.time_ns():016x}{secrets.token_hex(8)}"
+    return f"{time.time_ns():016x}{_OURS}{next(_count):x}"
+
+
+_OURS, _count = secrets.token_hex(6), count()  # of this process; to ask the system for chance each time takes longer than a score
 
 
 def _first_answer(seen: Entry | None, tx: TransactionRequest) -> Entry:

@@ -80,7 +80,7 @@ def late(step: int, known: int) -> str:
 class StateMismatch(Mendable, ValueError):
     "A saved state was made with another feature table."
 
-# %% ../nbs/21_state.ipynb #43b73f44
+# %% ../nbs/21_state.ipynb #7b9a172e
 class State:
     """All that the past has left: entities' memories, the clock and the number of events.
 
@@ -91,11 +91,21 @@ class State:
     def __init__(self, features: tuple[Feature, ...] = FEATURES, capacity: int = 1024):
         self.features = features
         self.plan = kernel.compile_plan(features)
+        self._plan = kernel.pack_plan(self.plan)
         self.memory = kernel.empty_memory(self.plan, capacity)
         self.step = 0
         self.n_events = 0
         self.history = NO_HISTORY  # names the file of events that this state grew from; the log belongs to it
         self.logged = ""  # names the last decision of a log that it holds, too; empty: none
+
+    @property
+    def memory(self) -> kernel.Memory:
+        "What is remembered of every entity."
+        return self._memory
+
+    @memory.setter
+    def memory(self, memory: kernel.Memory) -> None:
+        self._memory, self._packed = memory, kernel.pack_memory(memory)
 
     def _make_room(self, n_events: int) -> None:
         "An event adds at most one row an entity."
@@ -112,13 +122,13 @@ class State:
         "Features of `event` from its past, float32 (n_features,). Changes nothing."
         self.check_order(int(event.step))
         out = np.empty(len(self.features), np.float32)
-        kernel.read(self.plan, self.memory, event, out)
+        kernel.read_packed(self._plan, self._packed, *event, out)
         return out
 
     def update(self, event: Event) -> None:
         "Let the past include `event`."
         self._make_room(1)
-        kernel.update(self.plan, self.memory, event)
+        kernel.update_packed(self._plan, self._packed, *event)
         self.step, self.n_events = int(event.step), self.n_events + 1
 
     def advance(self, event: Event) -> np.ndarray:
@@ -126,7 +136,7 @@ class State:
         self.check_order(int(event.step))
         self._make_room(1)
         out = np.empty(len(self.features), np.float32)
-        kernel.step(self.plan, self.memory, event, out)
+        kernel.step_packed(self._plan, self._packed, *event, out)
         self.step, self.n_events = int(event.step), self.n_events + 1
         return out
 

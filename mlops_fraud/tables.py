@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MAX_DEPTH', 'builder', 'SUBSETS', 'SHAPLEY', 'CELLS', 'SLOTS', 'LANES', 'quick', 'add_rows', 'N_PROBES', 'CLOSE',
-           'Forest', 'NotTabled', 'forest', 'Leaves', 'thresholds_of', 'narrow', 'ask', 'walk', 'leaves_of', 'bins_of',
-           'leaf_values', 'lets_through', 'satisfied_set', 'digits_of', 'Digits', 'count_cells', 'subtrees',
-           'blocks_of', 'Tables', 'fill_group', 'fill', 'expected_margin', 'tabulate', 'bin_of', 'find_cells',
-           'explain', 'explain_all', 'probes', 'checked_tables', 'Explainer']
+           'pack_tables', 'open_tables', 'Forest', 'NotTabled', 'forest', 'Leaves', 'thresholds_of', 'narrow', 'ask',
+           'walk', 'leaves_of', 'bins_of', 'leaf_values', 'lets_through', 'satisfied_set', 'digits_of', 'Digits',
+           'count_cells', 'subtrees', 'blocks_of', 'Tables', 'fill_group', 'fill', 'expected_margin', 'tabulate',
+           'bin_of', 'find_cells', 'explain', 'explain_all', 'probes', 'checked_tables', 'explain_packed', 'Explainer']
 
-# %% ../nbs/51_tables.ipynb #fd033ea4
+# %% ../nbs/51_tables.ipynb #65ca84f3
 import math
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from numba.extending import intrinsic
 from pydantic_core import from_json
 
 from .model import Model
+from .packing import packing
 
 # %% ../nbs/51_tables.ipynb #6bcd6364
 MAX_DEPTH = 8  # features on a path at most, so that a leaf's 256 cases can be tabled
@@ -359,7 +360,7 @@ def fill(leaves: Any, ranges: Any, start: Any, found: Any, slot: Any, row: Any, 
                     tables.moves[row[f] + bin, g] = found.digit[f, bin] * stride
             stride *= found.n[f]
 
-# %% ../nbs/51_tables.ipynb #f4719925
+# %% ../nbs/51_tables.ipynb #83242256
 LANES = 32  # groups are rounded up to so many, so that a machine adds whole vectors
 
 
@@ -381,7 +382,7 @@ def tabulate(booster: xgb.Booster) -> Tables:
     groups, used = (np.array(part) for part in subtrees(trees, leaves, start, found))
     block, blocks = blocks_of(used)
     order = np.argsort(block, kind="stable")
-    (node, tree, cells), block = groups[order].T, block[order]
+    (node, tree, cells), block = np.ascontiguousarray(groups[order].T), block[order]
     ends = np.cumsum(cells)
     features = np.full((len(blocks), SLOTS), trees.n_features)
     slots = np.zeros((len(blocks), trees.n_features), np.int64)
@@ -510,7 +511,20 @@ def checked_tables(booster: xgb.Booster) -> Tables:
         raise NotTabled(f"SHAP values by the tables differ from XGBoost's by up to {largest:.1e}")
     return tables
 
-# %% ../nbs/51_tables.ipynb #98987a13
+# %% ../nbs/51_tables.ipynb #55f2ad0c
+_some = np.zeros(1, np.int64)
+pack_tables, open_tables = packing(Tables(
+    np.zeros(1, np.float32), _some, np.zeros((1, 1), np.uint16), np.zeros((1, 16), np.float32), _some, _some, _some, np.zeros((1, SLOTS), np.int64),
+    np.float32(0), 0.0, 0,
+))  # fmt: skip
+
+
+@quick
+def explain_packed(tables, x, shap):
+    "`explain` by packed `tables`."
+    return explain(open_tables(tables), x, shap)
+
+
 class Explainer:
     "Margins and SHAP values of a model's rows: by tables, or by XGBoost where they cannot hold the model."
 
@@ -518,6 +532,7 @@ class Explainer:
         self.model, self.tables = model, None
         try:
             self.tables = checked_tables(model.booster)
+            self.packed = pack_tables(self.tables)
         except NotTabled as reason:
             print(f"explained by XGBoost, some thirty times slower: {reason}", flush=True)
 
@@ -534,4 +549,4 @@ class Explainer:
         if self.tables is None:
             return float(self.model.margin(row[None])[0]), self.model.contributions(row[None])[0]
         shap = np.empty(len(row) + 1, np.float32)
-        return explain(self.tables, row, shap), shap
+        return explain_packed(self.packed, row, shap), shap
