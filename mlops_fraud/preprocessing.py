@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Split', 'PARTS', 'NotEnoughData', 'split_bounds', 'feasible_delay', 'Timeline', 'timeline', 'split_column',
-           'preprocess', 'split_summary', 'Rows', 'read_rows', 'example_rows']
+           'preprocess', 'split_summary', 'Rows', 'after', 'read_rows', 'example_rows']
 
 # %% ../nbs/22_preprocessing.ipynb #ead8df01
 from collections.abc import Sequence
@@ -138,7 +138,7 @@ def split_summary(rows: Path) -> pl.DataFrame:
         raise NotEnoughData(f"no fraud among the events of {', '.join(without)}; every part of time needs some: give a longer file")
     return summary
 
-# %% ../nbs/22_preprocessing.ipynb #5d68cd82
+# %% ../nbs/22_preprocessing.ipynb #7820c515
 class Rows(NamedTuple):
     "The rows of one split, in time order."
 
@@ -152,6 +152,11 @@ class Rows(NamedTuple):
     def hours(self) -> int:
         "From the first row's to the last row's, both counted."
         return int(self.step[-1] - self.step[0]) + 1
+
+
+def after(rows: Rows, start: int, end: int | None = None) -> Rows:
+    "The `rows` from row `start` on, to before `end`."
+    return Rows(*(column[start:end] for column in rows))
 
 
 def read_rows(path: Path, split: Split, names: Sequence[str] = NAMES) -> Rows:

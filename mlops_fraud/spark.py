@@ -232,7 +232,7 @@ def local_cluster(n_executors: int, memory: int = 1024) -> Iterator["SparkSessio
         finally:
             spark.stop()
 
-# %% ../nbs/46_spark.ipynb #2828afde
+# %% ../nbs/46_spark.ipynb #f01df650
 @lru_cache(1)
 def _bench(shared: Any) -> Any:
     "The bench of this worker, from what was broadcast."
@@ -241,12 +241,12 @@ def _bench(shared: Any) -> Any:
     return Bench(*shared.value, n_threads=1)  # type: ignore[misc]
 
 
-def _tried(shared: Any, limit: np.ndarray, params: dict[str, Any]) -> dict[str, Any]:
+def _tried(shared: Any, bars: list[np.ndarray], params: dict[str, Any]) -> dict[str, Any]:
     "A trial, as hyperopt wants it said."
-    line = _bench(shared).tried(0, params, limit)
+    line = _bench(shared).tried(0, params, bars)
     return {"loss": -line["figures"]["worth"], "status": "ok", "line": line}
 
-# %% ../nbs/46_spark.ipynb #db670b01
+# %% ../nbs/46_spark.ipynb #e2e1dcb8
 def batch_on_spark(spark: "SparkSession", *arguments: Any) -> "Batch":
     "Who tries a batch of a search: tasks of `spark`. `arguments` are those of `Bench`."
     from hyperopt import SparkTrials, fmin
@@ -255,10 +255,10 @@ def batch_on_spark(spark: "SparkSession", *arguments: Any) -> "Batch":
 
     shared = spark.sparkContext.broadcast(arguments)
 
-    def batch(journal: Any, documents: list[dict[str, Any]], limit: np.ndarray) -> list[dict[str, Any]]:
+    def batch(journal: Any, documents: list[dict[str, Any]], bars: list[np.ndarray]) -> list[dict[str, Any]]:
         new = [document for document in documents if not remembered(journal, document)]
         trials = SparkTrials(max(len(new), 1), spark_session=spark)
-        fmin(partial(_tried, shared, limit), SPACE, lambda *_: deepcopy(new), len(new), trials=trials, max_queue_len=max(len(new), 1),
+        fmin(partial(_tried, shared, bars), SPACE, lambda *_: deepcopy(new), len(new), trials=trials, max_queue_len=max(len(new), 1),
              return_argmin=False, show_progressbar=False, verbose=False)  # fmt: skip
         done = {trial["tid"]: trial["result"]["line"] for trial in trials.trials}  # without those that failed
         for document in new:

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['BALANCES', 'SHOWN', 'METHODS', 'SHARES_OF_PAST', 'STOPPING', 'FIRST_ORIGIN', 'Plan', 'Studied', 'judged', 'studied',
            'with_balances', 'only', 'subsets', 'ablation', 'cell', 'table_of', 'plot_models', 'other', 'methods',
-           'Calibrated', 'calibrations', 'calibration_table', 'learning_curve', 'after', 'backtest', 'joined',
-           'text_of', 'NothingToStudy', 'project_backtest']
+           'Calibrated', 'calibrations', 'calibration_table', 'learning_curve', 'backtest', 'joined', 'text_of',
+           'NothingToStudy', 'project_backtest']
 
-# %% ../nbs/43_studies.ipynb #62b32323
+# %% ../nbs/43_studies.ipynb #0f7b1f85
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +33,7 @@ from xgboost import XGBClassifier
 
 from .features import Feature, of_groups
 from .measures import Score, calibration_error, scores
-from .preprocessing import Rows, Split, feasible_delay, read_rows
+from .preprocessing import Rows, Split, after, feasible_delay, read_rows
 from .settings import Mendable
 from .training.fitting import fit, sample_weights, training_sample
 from .training.train import calibrate
@@ -204,7 +204,7 @@ def calibration_table(found: Sequence[Calibrated]) -> str:
     lines = [f"| {way} | {brier:.2e} | {error:.2e} | {ranked:.4f} |" for way, brier, error, ranked in found]
     return "\n".join(["| calibration | Brier | calibration error | average precision |", "| --- | --- | --- | --- |", *lines])
 
-# %% ../nbs/43_studies.ipynb #eb809ad9
+# %% ../nbs/43_studies.ipynb #b7cbd7af
 SHARES_OF_PAST = (0.125, 0.25, 0.5, 1.0)
 
 
@@ -217,11 +217,6 @@ def learning_curve(past: Rows, watched: Rows, later: Rows, plan: Plan, seed: int
         what = f"latest {share:.1%}, {hours:,} hours, {latest.y.sum():,} frauds"
         found.append(studied(what, latest, watched, later, plan, seed))
     return found
-
-
-def after(rows: Rows, start: int, end: int | None = None) -> Rows:
-    "The `rows` from row `start` on, to before `end`."
-    return Rows(*(column[start:end] for column in rows))
 
 # %% ../nbs/43_studies.ipynb #84de14c2
 STOPPING = 0.2  # of the rows before an origin: those that stop the trees

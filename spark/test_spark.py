@@ -92,7 +92,7 @@ def test_a_search_on_spark_is_the_search_of_one_process(spark: Any, simulated: S
     there = search_on_spark(spark, *arguments, tmp_path / "there.jsonl", where)
     assert there.best == here.best
     assert there.trials.equals(here.trials)
-    assert all(np.array_equal(a, b) for a, b in zip(there.curves, here.curves))
+    assert there.curves == here.curves
 
 
 def test_a_search_on_spark_that_was_killed_goes_on(spark: Any, simulated: Simulated, tmp_path: Path) -> None:
@@ -104,7 +104,10 @@ def test_a_search_on_spark_that_was_killed_goes_on(spark: Any, simulated: Simula
     figures = {name: first[name] for name in ("live_average_precision", "cost", "n_trees")} | {"worth": 7.0}
     params = {name: value for name, value in first.items() if name not in figures}
     asked = {"n_trials": 2, "max_trees": 20, "genuine_rows": 5_000, "seed": 7}
-    lines = {"question": question(train, validation, arguments[2], asked)}, {"trial": 0, "params": params, "figures": figures, "curve": []}
+    lines = (
+        {"question": question(train, validation, arguments[2], asked)},
+        {"trial": 0, "params": params, "figures": figures, "curves": [[], [], []]},
+    )
     (tmp_path / "killed.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     resumed = search_on_spark(spark, *arguments, tmp_path / "killed.jsonl", where)
     assert resumed.trials["worth"][0] == 7.0
