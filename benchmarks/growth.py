@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ from in_process import bytes_of
 from pipeline import table
 from world import DEPTH, SEED, World, grown, model_of, n_leaves, rows_of, timed
 
-from mlops_fraud.features import Event
-from mlops_fraud.model import Model
-from mlops_fraud.schemas import DTYPES, TYPES
+from mlops_fraud.features import FEATURES, Event, Feature
+from mlops_fraud.model import Calibration, Model
+from mlops_fraud.preprocessing import Rows
+from mlops_fraud.schemas import DTYPES, TYPES, Thresholds
 from mlops_fraud.scoring import score_file
 from mlops_fraud.state import BLOCK_ROWS, State, to_arrays
 from mlops_fraud.tables import Explainer
 
 EXPLAINED = 2_000  # rows
 DEPTHS = (3, 5, 6, 8)
-RECIPIENTS = (10_000, 100_000, 1_000_000)
+RECIPIENTS = (10_000, 100_000, 1_000_000, 10_000_000)
+N_FEATURES = (10, 30, 60, 100)
+HALF_LIVES = (1.0, 6.0, 12.0, 36.0, 48.0, 96.0, 168.0)  # hours
 ASKED = 5_000  # recipients, at random
 BATCH = 20_000  # rows at most that XGBoost explains at once
 
@@ -79,6 +83,44 @@ def trees_table(world: World, trees: int) -> str:
     return table("trees | leaves | explain, p50 µs | p99 µs | build and check, s | MB", lines)
 
 
+# ---- features
+
+
+def wider(n: int) -> tuple[Feature, ...]:
+    "The first `n` of the feature table and, where it ends, of what fades in it with other half-lives."
+    fading = [feature for feature in FEATURES if feature.statistic in ("count", "sum", "z_score", "level", "ratio_to_mean")]
+    others = [replace(feature, window=half_life) for half_life in HALF_LIVES for feature in fading]
+    return tuple({feature.name: feature for feature in (*FEATURES, *others)}.values())[:n]
+
+
+def of_features(world: World, n: int, trees: int) -> list[str]:
+    "Microseconds of reading `n` features, of an update, of an explanation; and its tables."
+    features, history = wider(n), pl.read_parquet(world.history)
+    state = State(features)
+    learned = Rows(state.fold(history), *(history[name].to_numpy() for name in ("isFraud", "step", "type", "amount")))
+    reads, updates, rows = [], [], []
+    for event in events_of(world.after.head(EXPLAINED)):
+        rows.append(state.read(event))
+        reads.append(timed(state.read, [event])[0])
+        updates.append(timed(state.update, [event])[0])
+    booster = grown(learned, DEPTH, trees)
+    model = Model(booster, Calibration(), Thresholds(review=0.1, block=0.5), features)
+    times = [f"{np.median(took):.1f}" for took in (reads, updates)]
+    return [
+        f"{n:,}",
+        f"{len({feature.entity for feature in features}) - 1}",
+        f"{n_leaves(booster):,}",
+        *times,
+        *of_model(model, np.array(rows)),
+    ]
+
+
+def features_table(world: World, trees: int) -> str:
+    "More features."
+    header = "features | entities | leaves | read, p50 µs | update, p50 µs | explain, p50 µs | p99 µs | build and check, s | MB"
+    return table(header, [of_features(world, n, trees) for n in N_FEATURES])
+
+
 # ---- the past
 
 
@@ -91,13 +133,18 @@ def paid(recipients: np.ndarray, step: int, seed: int) -> pl.DataFrame:
     return events.with_columns(pl.select(names.alias("nameDest"))["nameDest"]).cast(pl.Schema(DTYPES))
 
 
+def events_of(frame: pl.DataFrame) -> list[Event]:
+    "The rows of `frame` as the state takes them, one by one."
+    asked: Any = to_arrays(frame)
+    return [Event(float(s), int(t), float(a), r) for s, t, a, r in zip(*asked)]
+
+
 def of_past(n_recipients: int) -> list[str]:
     "Microseconds of a read and of an update, and the memory, of a state that knows so many recipients."
     rng, state = np.random.default_rng(SEED), State(capacity=n_recipients // 2)
     for first in range(0, n_recipients, BLOCK_ROWS):
         state.fold(paid(np.arange(first, min(first + BLOCK_ROWS, n_recipients)), 1, seed=first))
-    asked: Any = to_arrays(paid(rng.integers(0, n_recipients, ASKED), 2, seed=SEED))
-    events = [Event(float(s), int(t), float(a), r) for s, t, a, r in zip(*asked)]
+    events = events_of(paid(rng.integers(0, n_recipients, ASKED), 2, seed=SEED))
     reads, updates = np.array([[timed(run, [event])[0] for run in (state.read, state.update)] for event in events]).T
     memory, size = state.memory, int(state.memory.size[0])
     in_use = (memory.keys[:size].nbytes + memory.rows[:size].nbytes) / size
@@ -115,4 +162,4 @@ def past_table() -> str:
 
 def report(folder: Path, trees: int) -> str:
     "All of the growth, in Markdown."
-    return f"{trees_table(World(folder), trees)}\n\n{past_table()}"
+    return "\n\n".join([trees_table(World(folder), trees), features_table(World(folder), trees), past_table()])

@@ -84,7 +84,12 @@ def main() -> None:
     "Measure what the command line asks for; see --help."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=parts, default=list(PARTS), help=f"some of {','.join(PARTS)}")
-    parser.add_argument("--rows", type=int, default=20_000, help="transactions that are decided one by one in process")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=50_000,
+        help="transactions that are decided one by one in process, and half of those on which tables and XGBoost are compared",
+    )
     parser.add_argument("--seconds", type=float, default=10, help="of each run over HTTP")
     parser.add_argument("--history", type=int, default=500_000, help="events before them; also those that are scored as a file")
     parser.add_argument("--trees", type=int, default=300, help="of the model that answers")

@@ -122,7 +122,7 @@ def services(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iter
         store = stack.enter_context(s3(folder / "logs"))
         compose.here |= {"postgres:5432": f"127.0.0.1:{log.port}", "redis:6379": f"127.0.0.1:{order.port}", "http://s3:8333": store}
         compose.run("bucket")
-        for _ in range(2):  # that it exists already is fine
+        for _ in range(2):  # that they exist already is fine
             compose.run("database", PGHOST="127.0.0.1", PGPORT=str(log.port))
         tracking = start(compose.server("mlflow", "5000", "/health"))
 
@@ -180,18 +180,20 @@ def test_two_apis_have_one_log_and_one_order(services: Services) -> None:
         time.sleep(0.2)
 
 
-def test_the_role_of_the_log_has_its_database_and_no_other(services: Services) -> None:
+@pytest.mark.parametrize(("role", "table", "other"), [("fraud", "decisions", "mlflow"), ("mlflow", "experiments", "fraud")])
+def test_each_role_has_its_database_and_no_other(services: Services, role: str, table: str, other: str) -> None:
     def login(database: str, password: str) -> psycopg.Connection:
-        return psycopg.connect(host="127.0.0.1", port=services.log.port, user="fraud", dbname=database, password=password)
+        return psycopg.connect(host="127.0.0.1", port=services.log.port, user=role, dbname=database, password=password)
 
-    with login("fraud", services.secrets["FRAUD_PASSWORD"]) as log:
-        found = log.execute("SELECT rolsuper, rolcreaterole, rolcreatedb FROM pg_roles WHERE rolname = 'fraud'").fetchone()
+    own = services.secrets[f"{role.upper()}_PASSWORD"]
+    with login(role, own) as database:
+        found = database.execute("SELECT rolsuper, rolcreaterole, rolcreatedb FROM pg_roles WHERE rolname = %s", (role,)).fetchone()
         assert found == (False, False, False)
-        assert log.execute("SELECT count(*) FROM decisions").fetchone() != (0,)
-    with login("mlflow", services.secrets["FRAUD_PASSWORD"]) as other, pytest.raises(psycopg.errors.InsufficientPrivilege):
-        other.execute("SELECT * FROM experiments")
+        assert database.execute(f"SELECT count(*) FROM {table}").fetchone() != (0,)
+    with pytest.raises(psycopg.OperationalError, match="permission denied"):
+        login(other, own)
     with pytest.raises(psycopg.OperationalError, match="authentication failed"):
-        login("fraud", services.secrets["POSTGRES_PASSWORD"])
+        login(role, services.secrets["POSTGRES_PASSWORD"])
 
 
 def test_secrets_complete_what_an_older_version_made(tmp_path: Path) -> None:
@@ -202,7 +204,9 @@ def test_secrets_complete_what_an_older_version_made(tmp_path: Path) -> None:
     said = [subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert said[0].startswith("made .env") and "stays as it is" in said[1]
     made = (tmp_path / ".env").read_text()
-    assert made.startswith(old) and re.fullmatch(r"FRAUD_PASSWORD=\w{48}\nREDIS_PASSWORD=\w{48}\n", made.removeprefix(old))
+    assert made.startswith(old) and re.fullmatch(
+        r"FRAUD_PASSWORD=\w{48}\nMLFLOW_PASSWORD=\w{48}\nREDIS_PASSWORD=\w{48}\n", made.removeprefix(old)
+    )
     assert not (tmp_path / "data/live/keys.txt").read_text(), "its keys are in the file that it has"
 
 
