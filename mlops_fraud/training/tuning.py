@@ -7,7 +7,7 @@ __all__ = ['SPACE', 'ORIGINS', 'BATCH', 'STARTUP', 'Batch', 'POINTS', 'FIGURES',
            'Journal', 'question', 'Search', 'Bench', 'plain', 'remembered', 'search', 'plot_trials',
            'setting_importance', 'plot_importance', 'report']
 
-# %% ../../nbs/30_tuning.ipynb #5439f686
+# %% ../../nbs/30_tuning.ipynb #be56a35f
 import hashlib
 import json
 import os
@@ -36,7 +36,7 @@ from ..decisions import Costs, choose_thresholds, total_cost
 from ..preprocessing import Rows, after
 from ..registry import use_experiment
 from ..settings import Settings
-from .fitting import FEW, NO_BAR, grow, live_average_precision, training_sample, watch
+from .fitting import FEW, LOOK_EVERY, NO_BAR, grow, live_average_precision, training_sample, watch
 
 # %% ../../nbs/30_tuning.ipynb #8bfd0297
 SPACE = {
@@ -80,7 +80,7 @@ def exams(train: Rows, validation: Rows) -> list[Exam]:
             found.append(Exam(past, later))
     return [*found, Exam(train, validation)]
 
-# %% ../../nbs/30_tuning.ipynb #9ac782d4
+# %% ../../nbs/30_tuning.ipynb #c92354f3
 BATCH = 4  # trials
 STARTUP = 8  # trials at random, before the estimators have something to learn from
 
@@ -94,10 +94,10 @@ def propose(trials: Trials, n: int, seed: int) -> list[dict[str, Any]]:
 
 
 def bar(curves: list[np.ndarray], max_trees: int) -> np.ndarray:
-    "The median over `curves` of the best score up to each tree, shape (max_trees,); no bar below four curves."
+    "The median over `curves` of the best score up to each look, shape (n_looks,); no bar below four curves."
     if len(curves) < BATCH or not all(map(len, curves)):
         return NO_BAR
-    best = [np.maximum.accumulate(np.r_[curve, np.full(max(max_trees - len(curve), 0), -np.inf)]) for curve in curves]
+    best = [np.maximum.accumulate(np.r_[curve, np.full(max(max_trees // LOOK_EVERY - len(curve), 0), -np.inf)]) for curve in curves]
     return np.median(best, axis=0)
 
 # %% ../../nbs/30_tuning.ipynb #c1339c3c
@@ -128,13 +128,13 @@ def question(train: Rows, validation: Rows, *arguments: Any) -> str:
         digest.update(np.ascontiguousarray(rows.y).data)
     return digest.hexdigest()
 
-# %% ../../nbs/30_tuning.ipynb #6683624e
+# %% ../../nbs/30_tuning.ipynb #811852af
 class Search(NamedTuple):
     "What a search found."
 
     best: dict[str, Any]  # the settings that are worth most
     trials: pl.DataFrame  # one line a trial, in order
-    curves: list[list[list[float]]]  # of each trial and exam, tree by tree
+    curves: list[list[list[float]]]  # of each trial and exam, look by look
 
 
 class Bench:
@@ -203,7 +203,7 @@ def _batch(bench: Bench, journal: Journal, documents: list[dict[str, Any]], bars
     with ThreadPoolExecutor(bench.n_threads) as pool:
         return list(pool.map(line, documents))
 
-# %% ../../nbs/30_tuning.ipynb #6a22493e
+# %% ../../nbs/30_tuning.ipynb #99ee6a5a
 POINTS = 50  # of a curve
 
 
@@ -220,7 +220,7 @@ def _log(lines: list[dict[str, Any]], asked: dict[str, Any]) -> None:
                 mlflow.log_metrics({f"validation_{name}": value for name, value in line["figures"].items()})
                 curve = line["curves"][-1]
                 shown: Any = np.unique(np.linspace(0, len(curve) - 1, POINTS).astype(int)) if curve else []
-                points = [Metric("watched_average_precision", curve[tree], 0, int(tree)) for tree in shown]
+                points = [Metric("watched_average_precision", curve[look], 0, LOOK_EVERY * (int(look) + 1)) for look in shown]
                 client.log_batch(run.info.run_id, metrics=points)
 
 
