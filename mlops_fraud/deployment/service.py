@@ -212,7 +212,7 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
 
-# %% ../../nbs/58_service.ipynb #72d93035
+# %% ../../nbs/58_service.ipynb #1a07416d
 AT_ONCE = 256  # requests that are decided in one turn
 GROUPS = 2  # that are placed and not written: with more, each is smaller, and each costs the log a commit
 HELP = 0.25  # seconds that others may take to write what they placed
@@ -426,7 +426,7 @@ class SharedService(Service):
 
     async def _take_over(self) -> None:
         "Write to the log what was answered without it, if it is back."
-        with suppress(sqlite3.Error):
+        with suppress(sqlite3.Error, OSError):
             log = await self._in_thread(Ledger.of, settings())
             try:
                 await self._take_over_left(log)
