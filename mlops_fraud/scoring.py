@@ -6,12 +6,13 @@
 __all__ = ['Refusal', 'REFUSALS', 'WORTH_KEEPING', 'REPEATS', 'NoHistory', 'FarAhead', 'Foreign', 'Judge', 'Canary', 'canary_of',
            'Answering', 'Scorer', 'kept_state', 'new_id', 'try_rules', 'score_blocks', 'score_file']
 
-# %% ../nbs/54_scoring.ipynb #44331f09
+# %% ../nbs/54_scoring.ipynb #77d27651
 import datetime as dt
 import math
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from copy import copy
 from hashlib import blake2b
 from itertools import count, takewhile
@@ -420,7 +421,7 @@ def _champion(chosen: Settings, copies: Path) -> tuple[Version, str]:
         print(f"no copy of version {version.version} is kept for when the registry is away: {reason}", flush=True)
     return version, ""
 
-# %% ../nbs/54_scoring.ipynb #b582379f
+# %% ../nbs/54_scoring.ipynb #18564128
 def _kept(log: Ledger, features: tuple[Feature, ...]) -> Path:
     "Where the state of `log` under the table of `features` is kept."
     return log.beside / f"{log.name}-{log.history}-{fingerprint(features)}.npz"
@@ -428,9 +429,10 @@ def _kept(log: Ledger, features: tuple[Feature, ...]) -> Path:
 
 def kept_state(log: Ledger, features: tuple[Feature, ...]) -> State | None:
     "The state that was kept of `log` under the table of `features`; None if there is none, or of another log."
-    path = _kept(log, features)
-    state = State.load(path, features) if path.exists() else None
-    return state if state and log.place(state.logged) is not None else None
+    with suppress(FileNotFoundError, StateMismatch):
+        state = State.load(_kept(log, features), features)
+        return state if log.place(state.logged) is not None else None
+    return None
 
 # %% ../nbs/54_scoring.ipynb #c035fc7c
 def new_id() -> str:

@@ -6,11 +6,11 @@
 __all__ = ['TYPE_CODE', 'KINDS_OF_EVENT', 'BLOCK_ROWS', 'FOLDED', 'NO_HISTORY', 'KEPT', 'to_event', 'stacked', 'to_arrays',
            'event_blocks', 'history_name', 'OutOfOrder', 'late', 'StateMismatch', 'State', 'past']
 
-# %% ../nbs/21_state.ipynb #76b8ad90
+# %% ../nbs/21_state.ipynb #3ae38bc4
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,7 @@ def late(step: int, known: int) -> str:
 class StateMismatch(Mendable, ValueError):
     "A saved state was made with another feature table."
 
-# %% ../nbs/21_state.ipynb #7b9a172e
+# %% ../nbs/21_state.ipynb #caee3dbf
 class State:
     """All that the past has left: entities' memories, the clock and the number of events.
 
@@ -173,8 +173,8 @@ class State:
     def load(cls, path: Path, features: tuple[Feature, ...] = FEATURES) -> "State":
         "The state saved at `path`. Raises `StateMismatch` if it was made with another table than `features`."
         with np.load(path) as saved:
-            if str(saved["fingerprint"]) != kernel.fingerprint(features):
-                raise StateMismatch(f"{path} was made with another feature table; remove it, and it is made anew")
+            if "logged" not in saved or str(saved["fingerprint"]) != kernel.fingerprint(features):
+                raise StateMismatch(f"{path} was made with another feature table, or by another version; remove it, and it is made anew")
             state = cls(features, capacity=0)
             saved_memory = state.memory._replace(keys=saved["keys"], rows=saved["rows"], size=np.array([len(saved["keys"])]))
             state.memory = kernel.grown(state.plan, saved_memory, 2 * len(saved["keys"]) + 1024)
@@ -182,14 +182,14 @@ class State:
             state.history, state.logged = str(saved["history"]), str(saved["logged"])
             return state
 
-# %% ../nbs/21_state.ipynb #49d311ce
+# %% ../nbs/21_state.ipynb #189e2659
 def past(events: Path | None, snapshots: Path, features: tuple[Feature, ...] = FEATURES, name: str = "") -> State:
     "The state after the file `events` (None: no past at all) of this `history_name`, from the folder `snapshots` or else folded and saved there."
     if events is None:
         return State(features)
     name = name or history_name(events)
     snapshot = snapshots / f"state-{name}-{kernel.fingerprint(features)}.npz"
-    if snapshot.exists():
+    with suppress(FileNotFoundError, StateMismatch):
         return State.load(snapshot, features)
     state = State(features, capacity=pq.ParquetFile(events).metadata.num_rows // 2)
     for block in event_blocks(events):
