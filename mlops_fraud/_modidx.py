@@ -1458,6 +1458,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'mlops_fraud/training/fitting.py'),
                                               'mlops_fraud.training.fitting.Watch.after_iteration': ( 'fitting.html#watch.after_iteration',
                                                                                                       'mlops_fraud/training/fitting.py'),
+                                              'mlops_fraud.training.fitting.can_judge': ( 'fitting.html#can_judge',
+                                                                                          'mlops_fraud/training/fitting.py'),
                                               'mlops_fraud.training.fitting.fit': ('fitting.html#fit', 'mlops_fraud/training/fitting.py'),
                                               'mlops_fraud.training.fitting.grow': ('fitting.html#grow', 'mlops_fraud/training/fitting.py'),
                                               'mlops_fraud.training.fitting.hard_rows': ( 'fitting.html#hard_rows',

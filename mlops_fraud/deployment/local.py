@@ -136,7 +136,7 @@ def _wait_until_alive(server: Server, process: subprocess.Popen[bytes], log: Pat
         time.sleep(0.1)
     raise CannotRun(f"the {server.name} did not start; the end of {log}:\n{log.read_text()[-1500:]}")
 
-# %% ../../nbs/62_local.ipynb #fbd8fda9
+# %% ../../nbs/62_local.ipynb #81d22198
 def in_words(answer: dict[str, Any]) -> str:
     "A decision as one would say it."
     chance = f"of {answer['probability']:.2%}" if answer["probability"] >= 0.0001 else "below 0.01%"
@@ -160,10 +160,8 @@ def demonstrate(url: str) -> Iterator[str]:
         step = ready.json()["step"]
 
         def send(type: str, amount: float, sender: str, recipient: str) -> dict[str, Any]:
-            body, deadline = (
-                {"step": step, "type": type, "amount": amount, "nameOrig": sender, "nameDest": recipient},
-                time.monotonic() + BUSY,
-            )
+            body = {"step": step, "type": type, "amount": amount, "nameOrig": sender, "nameDest": recipient}
+            deadline = time.monotonic() + BUSY
             while (answer := client.post("/predict", json=body)).status_code == 503 and time.monotonic() < deadline:
                 time.sleep(float(answer.headers["retry-after"]))  # three servers start at once, on a slow machine for seconds
             if answer.status_code != 200:

@@ -212,7 +212,7 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
 
-# %% ../../nbs/58_service.ipynb #1a07416d
+# %% ../../nbs/58_service.ipynb #46b7f0c7
 AT_ONCE = 256  # requests that are decided in one turn
 GROUPS = 2  # that are placed and not written: with more, each is smaller, and each costs the log a commit
 HELP = 0.25  # seconds that others may take to write what they placed
@@ -261,6 +261,7 @@ class Spool(Service):
             self.loaded.ledger.close()
         done(self.path)
         self.lock.close()
+        self.disk.shutdown(wait=False)
 
 
 def done(path: Path) -> None:
@@ -417,9 +418,9 @@ class SharedService(Service):
         "Now and then, learn what others decided, and write what one of them has left."
         while True:
             await asyncio.sleep(seconds)
-            if self.spool or self.left:
-                await self._take_over()
             with suppress(LogFailed, *CANNOT_LOAD):
+                if self.spool or self.left:
+                    await self._take_over()
                 await self.decided_each([])
                 if self.loaded and self.loaded.placed:
                     await self._logged(self.loaded.seen)
@@ -427,7 +428,7 @@ class SharedService(Service):
     async def _take_over(self) -> None:
         "Write to the log what was answered without it, if it is back."
         with suppress(sqlite3.Error, OSError):
-            log = await self._in_thread(Ledger.of, settings())
+            log = await self._in_thread(Ledger, settings().log)  # its rows bring their history
             try:
                 await self._take_over_left(log)
                 if self.spool:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHARES', 'PATIENCE', 'FEW', 'TREES_UNJUDGED', 'LOOK_EVERY', 'BAR_FROM', 'BAR_EVERY', 'NO_BAR', 'MAX_DEPTH',
-           'sample_weights', 'training_sample', 'hard_rows', 'Watch', 'Fit', 'watch', 'grow', 'fit',
+           'sample_weights', 'training_sample', 'hard_rows', 'Watch', 'Fit', 'can_judge', 'watch', 'grow', 'fit',
            'live_average_precision']
 
 # %% ../../nbs/29_fitting.ipynb #26569b68
@@ -37,7 +37,7 @@ def training_sample(rows: Rows, genuine_rows: int, seed: int) -> xgb.DMatrix:
     chosen = np.flatnonzero(weight)
     return xgb.DMatrix(rows.x[chosen], rows.y[chosen], weight=weight[chosen])
 
-# %% ../../nbs/29_fitting.ipynb #116c5237
+# %% ../../nbs/29_fitting.ipynb #b4e97a05
 PATIENCE = 60
 FEW = 10  # frauds in the validation period, below which it judges nothing
 TREES_UNJUDGED = 50
@@ -77,10 +77,15 @@ class Fit(NamedTuple):
     curve: np.ndarray  # float64 (n_looks,): average precision on the watched rows, every `LOOK_EVERY` trees; empty where they judge nothing
 
 
+def can_judge(rows: Rows) -> bool:
+    "Whether the hard rows of `rows` hold enough frauds to judge by."
+    return rows.y[hard_rows(rows)].sum() >= FEW
+
+
 def watch(validation: Rows) -> xgb.DMatrix | None:
-    "The hard rows of `validation`; None where they hold too few frauds to judge by."
+    "The hard rows of `validation`; None where they cannot judge."
     hard = hard_rows(validation)
-    return xgb.DMatrix(validation.x[hard], validation.y[hard]) if validation.y[hard].sum() >= FEW else None
+    return xgb.DMatrix(validation.x[hard], validation.y[hard]) if can_judge(validation) else None
 
 
 def grow(
@@ -92,9 +97,9 @@ def grow(
         raise ValueError(f"max_depth = {params['max_depth']}; at most {MAX_DEPTH}, so that every answer can be explained exactly")
     if watched is None:
         return Fit(xgb.train({**fixed, **params}, sample, num_boost_round=min(max_trees, TREES_UNJUDGED)), np.empty(0))
-    watch = Watch(watched, bar)
-    booster = xgb.train({**fixed, **params}, sample, num_boost_round=max(max_trees, LOOK_EVERY), callbacks=[watch])
-    return Fit(booster[: (int(np.argmax(watch.curve)) + 1) * LOOK_EVERY], np.array(watch.curve))
+    looks = Watch(watched, bar)
+    booster = xgb.train({**fixed, **params}, sample, num_boost_round=max(max_trees, LOOK_EVERY), callbacks=[looks])
+    return Fit(booster[: (int(np.argmax(looks.curve)) + 1) * LOOK_EVERY], np.array(looks.curve))
 
 
 def fit(params: dict[str, Any], sample: xgb.DMatrix, validation: Rows, max_trees: int, seed: int) -> xgb.Booster:

@@ -7,7 +7,7 @@ __all__ = ['SPACE', 'ORIGINS', 'BATCH', 'STARTUP', 'Batch', 'POINTS', 'FIGURES',
            'Journal', 'question', 'Search', 'Bench', 'plain', 'remembered', 'search', 'plot_trials',
            'setting_importance', 'plot_importance', 'report']
 
-# %% ../../nbs/30_tuning.ipynb #be56a35f
+# %% ../../nbs/30_tuning.ipynb #398b9c1f
 import hashlib
 import json
 import os
@@ -36,7 +36,7 @@ from ..decisions import Costs, choose_thresholds, total_cost
 from ..preprocessing import Rows, after
 from ..registry import use_experiment
 from ..settings import Settings
-from .fitting import FEW, LOOK_EVERY, NO_BAR, grow, live_average_precision, training_sample, watch
+from .fitting import FEW, LOOK_EVERY, NO_BAR, can_judge, grow, live_average_precision, training_sample, watch
 
 # %% ../../nbs/30_tuning.ipynb #8bfd0297
 SPACE = {
@@ -57,7 +57,7 @@ def worth(margin: np.ndarray, rows: Rows, costs: Costs) -> tuple[float, float]:
     lost = max(float(rows.amount[rows.y == 1].sum()), 1.0)
     return live_average_precision(margin, rows), total_cost(probability, rows.y, rows.amount, thresholds, costs) / lost
 
-# %% ../../nbs/30_tuning.ipynb #f0834f02
+# %% ../../nbs/30_tuning.ipynb #caf9b197
 ORIGINS = (0.45, 0.65)  # of the training period's rows: where its exams begin
 
 
@@ -76,7 +76,7 @@ def exams(train: Rows, validation: Rows) -> list[Exam]:
     for start, end in zip(starts, [*starts[1:], n]):
         learned = int(np.searchsorted(train.step, train.step[start] - gap, side="right"))
         past, later = after(train, 0, learned), after(train, start, end)
-        if past.y.sum() >= FEW and watch(later) is not None:
+        if past.y.sum() >= FEW and can_judge(later):
             found.append(Exam(past, later))
     return [*found, Exam(train, validation)]
 
