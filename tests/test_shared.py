@@ -1,5 +1,6 @@
 """Several services on one log in PostgreSQL, with an order in Redis and without: what happens to them, and what never does."""
 
+import asyncio
 import json
 import os
 import random
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -18,12 +19,18 @@ import pytest
 from conftest import ROOT, Project, several
 from engines import Engine, postgres, redis
 
-from mlops_fraud.ledger import Ledger, verify_log
-from mlops_fraud.schemas import COLUMNS
+from mlops_fraud.deployment.service import COOL, SharedService
+from mlops_fraud.ledger import Entry, Ledger, LogFailed, verify_log
+from mlops_fraud.order import Order, Placed
+from mlops_fraud.schemas import COLUMNS, TransactionRequest
+from mlops_fraud.settings import settings
 from mlops_fraud.state import State, stacked, to_event
 
 AWAY, NO_LOG = b"no order: Redis is away", b"no log: what other services decide is unknown"
 Record = Callable[[str, int], None]
+
+
+PATIENT = {"TURN_SECONDS": "30"}  # refuse nobody because this machine is busy
 
 
 class Stores(NamedTuple):
@@ -72,6 +79,7 @@ class Clients:
                 try:
                     answer = client.post(f"{which.choice(self.urls)}/predict", json=self.body(i))
                 except httpx.TransportError:
+                    time.sleep(0.02)
                     continue
                 if answer.status_code == 200:
                     self.acknowledged[f"s-{i}"] = answer.content
@@ -83,7 +91,14 @@ class Clients:
         "Go on until it is `true`."
         deadline = time.monotonic() + 60
         while not true():
-            assert time.monotonic() < deadline and not any(each.done() for each in self.asking)
+            ended = [each.result() for each in self.asking if each.done()]
+            assert not ended and time.monotonic() < deadline, (
+                ended,
+                self.sent,
+                len(self.acknowledged),
+                len(self.refused),
+                self.refused[-3:],
+            )
             time.sleep(0.01)
 
     def more(self, n: int) -> None:
@@ -144,7 +159,7 @@ def test_the_desk_works_on_postgresql_as_on_a_file(stores: Stores, tmp_path: Pat
 
 def test_a_hard_day(project: Project, stores: Stores, tmp_path: Path, record_property: Record) -> None:
     log = stores.url("hard_day")
-    own = {"LEDGER": log, "ORDER": f"redis://127.0.0.1:{stores.order.port}/0", "BESIDE": str(tmp_path / "beside")}
+    own = {**PATIENT, "LEDGER": log, "ORDER": f"redis://127.0.0.1:{stores.order.port}/0", "BESIDE": str(tmp_path / "beside")}
     with several(project.environment(**own), tmp_path / "logs", 2) as services:
         urls = [url for url, _ in services]
         clients = Clients(project, urls)
@@ -188,7 +203,7 @@ def test_a_hard_day(project: Project, stores: Stores, tmp_path: Path, record_pro
 
 def test_without_an_order_the_log_says_who_is_first(project: Project, stores: Stores, tmp_path: Path, record_property: Record) -> None:
     log = stores.url("no_order")
-    own = {"LEDGER": log, "BESIDE": str(tmp_path / "beside")}
+    own = {**PATIENT, "LEDGER": log, "BESIDE": str(tmp_path / "beside")}
     with several(project.environment(**own), tmp_path / "logs", 2) as services:
         urls = [url for url, _ in services]
         clients = Clients(project, urls)
@@ -203,7 +218,7 @@ def test_without_an_order_the_log_says_who_is_first(project: Project, stores: St
 
 def test_a_kill_amid_many_requests_loses_no_answer(project: Project, stores: Stores, tmp_path: Path, record_property: Record) -> None:
     log = stores.url("killed")
-    own = project.environment(LEDGER=log, BESIDE=str(tmp_path / "beside"))
+    own = project.environment(**PATIENT, LEDGER=log, BESIDE=str(tmp_path / "beside"))
     with several(own, tmp_path / "logs", 1) as [(url, pid)]:
         clients = Clients(project, [url])
         clients.more(5_000)
@@ -218,7 +233,7 @@ def test_a_kill_amid_many_requests_loses_no_answer(project: Project, stores: Sto
 
 def test_with_a_spool_they_answer_while_the_log_is_away(project: Project, stores: Stores, tmp_path: Path, record_property: Record) -> None:
     log, beside = stores.url("spool"), tmp_path / "beside"
-    own = {"LEDGER": log, "ORDER": f"redis://127.0.0.1:{stores.order.port}/0", "BESIDE": str(beside), "SPOOL": "true"}
+    own = {**PATIENT, "LEDGER": log, "ORDER": f"redis://127.0.0.1:{stores.order.port}/0", "BESIDE": str(beside), "SPOOL": "true"}
     with several(project.environment(**own), tmp_path / "logs", 2) as services:
         clients = Clients(project, [url for url, _ in services])
         clients.more(300)
@@ -242,3 +257,48 @@ def test_with_a_spool_they_answer_while_the_log_is_away(project: Project, stores
             time.sleep(1.5)
             assert {httpx.get(f"{url}/readyz").json()["events"] for url in (services[0][0], third)} == {len(found)}
         assert len(list(beside.glob("spooled-*.sqlite"))) == 2
+
+
+class SlowOrder(Order):
+    "An order whose answers are a while on their way."
+
+    wait = 0.0
+
+    def place(self, *given: Any) -> Placed:
+        placed = super().place(*given)
+        time.sleep(self.wait)
+        return placed
+
+
+def test_who_was_placed_while_all_began_anew_is_not_answered(
+    project: Project, stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = list(project.events[:100].select(COLUMNS).iter_rows(named=True))
+
+    async def ask() -> tuple[tuple[Entry | BaseException, ...], list[Entry]]:
+        order = SlowOrder(f"redis://127.0.0.1:{stores.order.port}/0", "anew")
+        service = SharedService(order)
+        requests = (TransactionRequest(**{**row, "step": 1}) for row in rows)  # without ids, which the log would be asked for
+        await service.decided(next(requests))
+        await asyncio.sleep(COOL)
+        await service.decided(next(requests))  # this one opens the order
+        assert service.epoch
+        stores.log.end()
+        first = asyncio.create_task(service.decided(next(requests)))
+        while not first.done() and service.writing is None:
+            await asyncio.sleep(0)
+        order.wait = 1.0
+        second = asyncio.create_task(service.decided(next(requests)))
+        await asyncio.wait([first])
+        later = [await service.decided(tx) for tx in requests]  # more than there are positions
+        return await asyncio.gather(first, second, return_exceptions=True), later
+
+    with monkeypatch.context() as patch:
+        for name, value in project.environment(LEDGER=stores.url("anew"), BESIDE=str(tmp_path), SPOOL="true").items():
+            patch.setenv(name, value)
+        settings.cache_clear()
+        lost, later = asyncio.run(ask())
+    settings.cache_clear()
+    stores.log.start()
+    assert [type(each) for each in lost] == [LogFailed, LogFailed]
+    assert all(NO_LOG in each.answer.encode() for each in later)

@@ -212,7 +212,7 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
 
-# %% ../../nbs/58_service.ipynb #46b7f0c7
+# %% ../../nbs/58_service.ipynb #90fadc9c
 AT_ONCE = 256  # requests that are decided in one turn
 GROUPS = 2  # that are placed and not written: with more, each is smaller, and each costs the log a commit
 HELP = 0.25  # seconds that others may take to write what they placed
@@ -369,6 +369,9 @@ class SharedService(Service):
 
     async def _decide_for(self, asked: Sequence[Asked]) -> None:
         try:
+            if self.spool:  # they asked while the log was still there
+                _give(asked, await self.spool.decided_each([tx for each in asked for tx in each.transactions]))
+                return
             scorer = self.scorer()
         except (LogFailed, *CANNOT_LOAD) as reason:
             _fail(asked, reason)
@@ -387,12 +390,13 @@ class SharedService(Service):
 
     async def _take_turn(self, scorer: Scorer, asked: Sequence[Asked]) -> None:
         transactions, start = [tx for each in asked for tx in each.transactions], time.perf_counter()
+        drops = self.drops
         while True:
             try:
                 if self.epoch and self.order:
                     given = [transaction_id for each in asked for transaction_id in each.given]
-                    answers = await self._place(scorer, self.order, transactions, given)
-                    answering = asyncio.create_task(self._answer(asked, answers, self.drops))
+                    answers = await self._place(scorer, self.order, transactions, given, drops)
+                    answering = asyncio.create_task(self._answer(asked, answers, drops))
                     self.answering.add(answering)
                     answering.add_done_callback(self.answering.discard)
                     break
@@ -527,7 +531,7 @@ class SharedService(Service):
     # --- Redis says who is first
 
     async def _place(
-        self, scorer: Scorer, order: Order, transactions: Sequence[TransactionRequest], given: Sequence[str]
+        self, scorer: Scorer, order: Order, transactions: Sequence[TransactionRequest], given: Sequence[str], drops: int
     ) -> list[tuple[int, Entry | Refusal | TransactionRequest]]:
         "Place and decide. Of each transaction: the position that the log must reach, and its decision, a refusal, or itself if it was placed before."
         logged = scorer.logged_to
@@ -535,6 +539,8 @@ class SharedService(Service):
         fresh = [tx for tx in transactions if tx.transaction_id not in known]
         while True:
             placed = await self._ask(order.place, self.epoch, scorer.seen, logged, scorer.hours_ahead, fresh)
+            if self.drops != drops:  # its positions mean nothing to the log as it is read anew
+                raise Fenced("all began anew meanwhile")
             scorer.include(placed.before)
             if not placed.more:
                 break
