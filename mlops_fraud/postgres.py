@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['LOCK', 'DIALECT', 'FUNCTIONS', 'PATIENCE', 'OPTIONS', 'in_postgres', 'as_copy', 'Postgres']
 
-# %% ../nbs/05_postgres.ipynb #d5d8782b
+# %% ../nbs/05_postgres.ipynb #907436eb
 import re
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -52,19 +53,20 @@ CREATE OR REPLACE FUNCTION julianday(text) RETURNS double precision LANGUAGE sql
     'SELECT extract(epoch FROM $1::timestamptz)::double precision / 86400 + 2440587.5';
 """
 
-# %% ../nbs/05_postgres.ipynb #9bf39a41
+# %% ../nbs/05_postgres.ipynb #77ca4529
 PATIENCE = 3  # seconds that the server may take to be reached, to let a writer write, and to answer
 OPTIONS = f"-c statement_timeout={20 * PATIENCE}s -c lock_timeout={PATIENCE}s -c idle_in_transaction_session_timeout={PATIENCE}s"
 
 
 class Postgres:
-    "A connection to the PostgreSQL at `url`, to be asked as if it were one of `sqlite3`. Raises its errors."
+    "A connection to the PostgreSQL at `url`, to be asked as if it were one of `sqlite3`, by one thread after the other. Raises its errors."
 
     def __init__(self, url: str, option: str = ""):
         import psycopg  # here: most services keep their log in a file
 
         self.errors, self.broken = psycopg.Error, psycopg.IntegrityError
         self.asked: dict[str, str] = {}
+        self.turn = threading.RLock()  # to close it under a thread that waits for an answer would end the process
         with self._told():
             self.raw = psycopg.connect(
                 url,
@@ -77,7 +79,8 @@ class Postgres:
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:
-            yield
+            with self.turn:
+                yield
         except self.broken as error:
             raise sqlite3.IntegrityError(str(error)) from None
         except self.errors as error:
@@ -114,7 +117,9 @@ class Postgres:
     @property
     def in_transaction(self) -> bool:
         "Whether something was begun and neither committed nor rolled back."
-        return bool(self.raw.info.transaction_status)
+        with self.turn:
+            return bool(self.raw.info.transaction_status)
 
     def close(self) -> None:
-        self.raw.close()
+        with self.turn:
+            self.raw.close()

@@ -236,7 +236,17 @@ def test_with_a_spool_they_answer_while_the_log_is_away(project: Project, stores
     own = {**PATIENT, "LEDGER": log, "ORDER": f"redis://127.0.0.1:{stores.order.port}/0", "BESIDE": str(beside), "SPOOL": "true"}
     with several(project.environment(**own), tmp_path / "logs", 2) as services:
         clients = Clients(project, [url for url, _ in services])
-        clients.more(300)
+        for _ in range(3):
+            clients.more(100)
+            clients.until(lambda: all(httpx.get(f"{url}/readyz").is_success for url, _ in services))
+            stores.log.end()
+            clients.more(100)
+            stores.log.start()
+            clients.until(lambda: not list(beside.glob("spool-*")))
+            clients.until(clients.well)
+        assert set(clients.refused) == {(503, "1")}  # who was being decided when it went: perhaps they are in the log
+        clients.more(100)
+        clients.until(lambda: all(httpx.get(f"{url}/readyz").is_success for url, _ in services))
         stores.log.end()
         clients.more(500)
         assert NO_LOG in list(clients.acknowledged.values())[-1]
@@ -256,7 +266,7 @@ def test_with_a_spool_they_answer_while_the_log_is_away(project: Project, stores
             record_property("marked", sum(NO_LOG in answer for answer in found.values()))
             time.sleep(1.5)
             assert {httpx.get(f"{url}/readyz").json()["events"] for url in (services[0][0], third)} == {len(found)}
-        assert len(list(beside.glob("spooled-*.sqlite"))) == 2
+        assert len(list(beside.glob("spooled-*.sqlite"))) == 8
 
 
 class SlowOrder(Order):

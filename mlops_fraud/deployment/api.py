@@ -95,7 +95,7 @@ async def what_if(tx: TransactionRequest, request: Request, explain: Explain = "
     "Say what the decision would be. Nothing is logged and nothing is counted."
     return _as_json(request, service_of(request).scorer().answer(tx), explain)
 
-# %% ../../nbs/60_api.ipynb #c9d50157
+# %% ../../nbs/60_api.ipynb #37dde6b3
 class ShortWay:
     "ASGI middleware that answers plain requests to POST /predict."
 
@@ -105,10 +105,8 @@ class ShortWay:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST" and _is_plain(scope):
             message = await receive()
-            if answer := await _short_answer(scope, message):
-                headers = [(b"content-length", str(len(answer)).encode()), (b"content-type", b"application/json")]
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-                await send({"type": "http.response.body", "body": answer})
+            if tx := _plain(message):
+                await _short(tx, scope, receive, send)
                 return
             receive = _first(message, receive)
         await self.app(scope, receive, send)
@@ -121,15 +119,26 @@ def _is_plain(scope: Any) -> bool:
     return names == [b"content-type"] and not scope["query_string"]
 
 
-async def _short_answer(scope: Any, message: Any) -> bytes:
-    "The answer to a plain transaction; empty if it is not for the short way."
+def _plain(message: Any) -> TransactionRequest | None:
+    "The transaction that is all of a `message`."
     if message["type"] != "http.request" or message.get("more_body"):
-        return b""
+        return None
     try:
-        entry = await scope["app"].state.service.decided(TransactionRequest.model_validate_json(message["body"]))
-    except (ValidationError, LogFailed, *REFUSALS, *CANNOT_LOAD):
-        return b""
-    return entry.answer.encode()
+        return TransactionRequest.model_validate_json(message["body"])
+    except ValidationError:
+        return None
+
+
+async def _short(tx: TransactionRequest, scope: Any, receive: Any, send: Any) -> None:
+    try:
+        entry = await scope["app"].state.service.decided(tx)
+    except (LogFailed, *REFUSALS, *CANNOT_LOAD) as error:  # to ask the other way would be to ask twice
+        await (await with_problem(Request(scope), error))(scope, receive, send)
+        return
+    answer = entry.answer.encode()
+    headers = [(b"content-length", str(len(answer)).encode()), (b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": answer})
 
 
 def _first(message: Any, receive: Any) -> Any:

@@ -212,7 +212,7 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
 
-# %% ../../nbs/58_service.ipynb #90fadc9c
+# %% ../../nbs/58_service.ipynb #d637a662
 AT_ONCE = 256  # requests that are decided in one turn
 GROUPS = 2  # that are placed and not written: with more, each is smaller, and each costs the log a commit
 HELP = 0.25  # seconds that others may take to write what they placed
@@ -341,8 +341,7 @@ class SharedService(Service):
 
     def _drop(self, reason: Exception) -> None:
         if self.loaded:
-            with suppress(sqlite3.Error):
-                self.loaded.ledger.close()  # its locks end with it
+            self.disk.submit(self.loaded.ledger.close)  # its locks end with it, once who waits for the log has an answer
         if self.loaded and settings().spool and isinstance(reason, sqlite3.Error):
             with suppress(OSError, sqlite3.Error):  # the disk may be full; then nobody is answered
                 self.spool = Spool(self.loaded)
