@@ -307,7 +307,8 @@ def test_who_was_placed_while_all_began_anew_is_not_answered(
         for name, value in project.environment(LEDGER=stores.url("anew"), BESIDE=str(tmp_path), SPOOL="true").items():
             patch.setenv(name, value)
         settings.cache_clear()
-        lost, later = asyncio.run(ask())
+        with ThreadPoolExecutor(1) as pool:  # in this thread a browser's loop may run
+            lost, later = pool.submit(asyncio.run, ask()).result()
     settings.cache_clear()
     stores.log.start()
     assert [type(each) for each in lost] == [LogFailed, LogFailed]
