@@ -27,10 +27,8 @@ from mlops_fraud.settings import settings
 from mlops_fraud.state import State, stacked, to_event
 
 AWAY, NO_LOG = b"no order: Redis is away", b"no log: what other services decide is unknown"
-Record = Callable[[str, int], None]
-
-
 PATIENT = {"TURN_SECONDS": "30"}  # refuse nobody because this machine is busy
+Record = Callable[[str, int], None]
 
 
 class Stores(NamedTuple):
@@ -93,11 +91,7 @@ class Clients:
         while not true():
             ended = [each.result() for each in self.asking if each.done()]
             assert not ended and time.monotonic() < deadline, (
-                ended,
-                self.sent,
-                len(self.acknowledged),
-                len(self.refused),
-                self.refused[-3:],
+                f"{self.sent} sent, {len(self.acknowledged)} acknowledged, {self.refused[-3:]}"
             )
             time.sleep(0.01)
 
@@ -109,6 +103,10 @@ class Clients:
     def well(self) -> bool:
         "Whether the latest answers are not marked."
         return not any(mark in answer for answer in list(self.acknowledged.values())[-40:] for mark in (AWAY, NO_LOG))
+
+    def ready(self) -> bool:
+        "Whether each service could go on without the log."
+        return all(httpx.get(f"{url}/readyz").is_success for url in self.urls)
 
     def end(self) -> None:
         self.done.set()
@@ -238,7 +236,7 @@ def test_with_a_spool_they_answer_while_the_log_is_away(project: Project, stores
         clients = Clients(project, [url for url, _ in services])
         for _ in range(3):
             clients.more(100)
-            clients.until(lambda: all(httpx.get(f"{url}/readyz").is_success for url, _ in services))
+            clients.until(clients.ready)
             stores.log.end()
             clients.more(100)
             stores.log.start()
@@ -246,7 +244,7 @@ def test_with_a_spool_they_answer_while_the_log_is_away(project: Project, stores
             clients.until(clients.well)
         assert set(clients.refused) == {(503, "1")}  # who was being decided when it went: perhaps they are in the log
         clients.more(100)
-        clients.until(lambda: all(httpx.get(f"{url}/readyz").is_success for url, _ in services))
+        clients.until(clients.ready)
         stores.log.end()
         clients.more(500)
         assert NO_LOG in list(clients.acknowledged.values())[-1]
