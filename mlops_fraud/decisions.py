@@ -22,7 +22,7 @@ class Costs(NamedTuple):
     false_block: float  # a genuine customer turned away
     reviews_per_hour: float | None = None  # that the analysts have time for, on average; None: any number
 
-# %% ../nbs/24_decisions.ipynb #d3bcadb7
+# %% ../nbs/24_decisions.ipynb #868cf6f7
 def verdict(probability: float, thresholds: Thresholds) -> Verdict:
     "The decision at `probability`."
     if probability >= thresholds.block:
@@ -32,7 +32,7 @@ def verdict(probability: float, thresholds: Thresholds) -> Verdict:
 
 def expected_cost(probability: float, amount: float, costs: Costs) -> ExpectedCost:
     "What each decision on an event costs on average: a missed fraud its amount, a review its time, a false block its sum."
-    return ExpectedCost(approve=probability * amount, review=costs.review, block=(1 - probability) * costs.false_block)
+    return {"approve": probability * amount, "review": costs.review, "block": (1 - probability) * costs.false_block}
 
 
 def total_cost(probability: np.ndarray, y: np.ndarray, amount: np.ndarray, thresholds: Thresholds, costs: Costs) -> float:

@@ -6,7 +6,7 @@
 __all__ = ['Refusal', 'REFUSALS', 'WORTH_KEEPING', 'REPEATS', 'NoHistory', 'FarAhead', 'Foreign', 'Judge', 'Canary', 'canary_of',
            'Answering', 'Scorer', 'kept_state', 'new_id', 'try_rules', 'score_blocks', 'score_file']
 
-# %% ../nbs/54_scoring.ipynb #77d27651
+# %% ../nbs/54_scoring.ipynb #2edf93a1
 import datetime as dt
 import math
 import secrets
@@ -28,13 +28,13 @@ from tqdm.auto import tqdm
 from . import registry
 from .data.ingest import valid_blocks
 from .decisions import expected_cost, verdict
-from .explain import explanation, reasons
+from .explain import Saying, explanation, reasons
 from .features import Event, Feature, fingerprint
 from .ledger import Entry, IdTaken, Ledger, said
 from .model import UnusableModel, platt
 from .registry import NoModel, Version
 from .rules import NO_RULES, Rules, Tried, dry_run, read_rules, rules_version
-from .schemas import COLUMNS, DecisionResponse, ModelVersion, Reason, TransactionRequest
+from .schemas import COLUMNS, DecisionResponse, FiredRule, ModelVersion, Reason, TransactionRequest
 from .settings import Mendable, Settings, settings
 from .state import KEPT, NO_HISTORY, OutOfOrder, State, StateMismatch, late, past, stacked, to_event
 from .tables import Explainer
@@ -43,7 +43,7 @@ from .tables import Explainer
 class NoHistory(Mendable, FileNotFoundError):
     "The events that the service should begin with are not there: every recipient would look new."
 
-# %% ../nbs/54_scoring.ipynb #8d024baa
+# %% ../nbs/54_scoring.ipynb #933047f7
 class FarAhead(ValueError):
     "An event lies so far after the last one that it is taken for a mistake: once it is counted, no earlier one can follow."
 
@@ -65,6 +65,7 @@ class Judge:
     def __init__(self, version: Version, history: str, away: str = ""):
         self.version, self.explainer = version, Explainer(version.model)
         self.units = {feature.name: feature.unit for feature in version.model.features}
+        self.sayings = [Saying(feature) for feature in version.model.features]
         self.called = ModelVersion(name=version.name, version=version.version, alias=version.alias)
         self.degraded = [] if self.explainer.tables else ["slow: the model does not fit into tables"]
         if history == NO_HISTORY:
@@ -108,7 +109,7 @@ def canary_of(champion: Version, chosen: Settings) -> Canary | None:
         return None
     return Canary(found, chosen.canary_share)
 
-# %% ../nbs/54_scoring.ipynb #e485a8e5
+# %% ../nbs/54_scoring.ipynb #f33e8173
 WORTH_KEEPING = 50_000  # decisions of a log, which take about a second to fold
 REPEATS = "amount_transfer_hours_since_last"  # missing: no transfer had just this amount
 
@@ -333,18 +334,17 @@ class Scorer:
         shap: np.ndarray,
     ) -> Iterator[Entry]:
         "The decisions of `judges` on `transactions` with these features, scores and SHAP values, float32 (n, n_features) and (n, n_features + 1)."
-        told = reasons(self.champion.version.model.features, rows, shap[:, :-1], self.n_reasons)
-        transferred, today = self._transferred(transactions, rows), dt.datetime.now(dt.UTC).date()
+        told = reasons(self.champion.sayings, rows, shap[:, :-1], self.n_reasons)
+        transferred = self._transferred(transactions, rows)
         for judge, tx, row, margin, parts, why in zip(judges, transactions, rows, margins, shap, told):
-            yield self._verdict(judge, tx, row, margin, parts, why, self._linked(tx, transferred), today)
+            yield self._verdict(judge, tx, row, margin, parts, why, self._linked(tx, transferred))
 
     def _verdict(
-        self, judge: Judge, tx: TransactionRequest, row: np.ndarray, margin: float, shap: np.ndarray, why: list[Reason], linked: list[str],
-        today: dt.date,
-    ) -> Entry:  # fmt: skip
+        self, judge: Judge, tx: TransactionRequest, row: np.ndarray, margin: float, shap: np.ndarray, why: list[Reason], linked: list[str]
+    ) -> Entry:
         model = judge.version.model.description
         probability = platt(margin, model.calibration.slope, model.calibration.intercept)
-        fired = [rule.fired for rule in self.rules.met_by(tx, judge.units, row, today)]
+        fired = self._fired(judge, tx, row) if self.rules.rules else []
         decision = fired[0].decision if fired else verdict(probability, model.thresholds)
         said = {  # a `DecisionResponse`, whose checks would take as long as all that was computed
             "transaction_id": tx.transaction_id or "",
@@ -359,6 +359,10 @@ class Scorer:
         }
         answer = to_json(said).decode()
         return Entry(tx, row, shap, margin, probability, decision, judge.version.version, self.rules.version, answer)
+
+    def _fired(self, judge: Judge, tx: TransactionRequest, row: np.ndarray) -> list[FiredRule]:
+        "What stands above the model today."
+        return [rule.fired for rule in self.rules.met_by(tx, judge.units, row, dt.datetime.now(dt.UTC).date())]
 
     def _transferred(self, transactions: Sequence[TransactionRequest], rows: Iterable[np.ndarray]) -> dict[float, str]:
         "The latest logged transfer of each amount that these cash out: one question to the log, about what the features do not rule out."
@@ -434,13 +438,16 @@ def kept_state(log: Ledger, features: tuple[Feature, ...]) -> State | None:
         return state if log.place(state.logged) is not None else None
     return None
 
-# %% ../nbs/54_scoring.ipynb #c035fc7c
+# %% ../nbs/54_scoring.ipynb #28212cb7
 def new_id() -> str:
     "An id that nobody has; later ones sort after earlier ones, so that the log's index grows at its end."
-    return f"{time.time_ns():016x}{_OURS}{next(_count):x}"
+    return f"{_OURS}{next(_count):012x}"
 
 
-_OURS, _count = secrets.token_hex(6), count()  # of this process; to ask the system for chance each time takes longer than a score
+_OURS, _count = (
+    f"{time.time_ns():016x}{secrets.token_hex(6)}",
+    count(),
+)  # of this process; to ask the system each time takes longer than a score
 
 
 def _first_answer(seen: Entry | None, tx: TransactionRequest) -> Entry:

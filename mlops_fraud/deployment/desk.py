@@ -8,7 +8,7 @@ __all__ = ['router', 'LATELY', 'PULSE', 'SLICES', 'EDGES', 'BEFORE', 'service_of
            'Action', 'Assignment', 'Finding', 'take', 'assign', 'conclude', 'undo', 'Dossier', 'transaction', 'Figure',
            'Nearest', 'nearest', 'Monitor', 'monitor', 'Reasons', 'reasons', 'Registered', 'versions']
 
-# %% ../../nbs/59_desk.ipynb #32a44146
+# %% ../../nbs/59_desk.ipynb #9b3ce7cf
 import asyncio
 import datetime as dt
 import sqlite3
@@ -27,7 +27,7 @@ from ..casework import PAGE, Alert, Casework, Filter, Labelled, Other, Outcome, 
 from ..counterfactual import Change, nearest_changes, nearest_figures, rows_of
 from .messages import Record, Unknown, problems
 from .service import REFUSED, SECONDS, Service
-from ..explain import sentence
+from ..explain import Saying
 from ..features import Event
 from ..ledger import Ledger, LogFailed
 from ..schemas import DecisionResponse, ModelVersion, TransactionRequest, Verdict
@@ -284,7 +284,7 @@ async def undo(action: Action, request: Request) -> Outcome:
     anyone = person.name is not None and person.role == "admin"
     return await _act(request, action, lambda ledger, ids, by: casework.undo(ledger, ids, by, anyone))
 
-# %% ../../nbs/59_desk.ipynb #2ab41414
+# %% ../../nbs/59_desk.ipynb #b0b6991a
 class Dossier(BaseModel):
     "All about one transaction."
 
@@ -369,7 +369,7 @@ def _holds(service: Service, tx: TransactionRequest, change: Change) -> bool:
 
 def _figure(features: Sequence[Any], change: Change) -> Figure:
     feature = next(feature for feature in features if feature.name == change.field)
-    says = sentence(feature, None if change.value is None else float(change.value), 0.0).partition(";")[0]
+    says = Saying(feature).said(None if change.value is None else float(change.value))
     return Figure(says=says, probability=change.probability, decision=change.decision)  # type: ignore[arg-type]
 
 # %% ../../nbs/59_desk.ipynb #b0ecd42f
