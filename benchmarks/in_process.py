@@ -107,7 +107,7 @@ def score(scorer: Scorer, at: Passing) -> None:
 
 @stage("reasons")
 def say_why(scorer: Scorer, at: Passing) -> None:
-    (at.reasons,) = reasons(scorer.champion.sayings, at.row[None], at.shap[None, :-1], scorer.n_reasons)
+    (at.reasons,) = reasons(scorer.champion.sayings, at.row[None], at.shap[None], scorer.n_reasons)
 
 
 @stage("the transfer that it cashes out, in the log")

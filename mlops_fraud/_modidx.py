@@ -1226,6 +1226,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_fraud.scoring.Foreign': ('scoring.html#foreign', 'mlops_fraud/scoring.py'),
                                      'mlops_fraud.scoring.Judge': ('scoring.html#judge', 'mlops_fraud/scoring.py'),
                                      'mlops_fraud.scoring.Judge.__init__': ('scoring.html#judge.__init__', 'mlops_fraud/scoring.py'),
+                                     'mlops_fraud.scoring.Judge._end': ('scoring.html#judge._end', 'mlops_fraud/scoring.py'),
+                                     'mlops_fraud.scoring.Judge.degrade': ('scoring.html#judge.degrade', 'mlops_fraud/scoring.py'),
                                      'mlops_fraud.scoring.NoHistory': ('scoring.html#nohistory', 'mlops_fraud/scoring.py'),
                                      'mlops_fraud.scoring.Scorer': ('scoring.html#scorer', 'mlops_fraud/scoring.py'),
                                      'mlops_fraud.scoring.Scorer.__init__': ('scoring.html#scorer.__init__', 'mlops_fraud/scoring.py'),

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['WORDS', 'in_words', 'Saying', 'strongest', 'reasons', 'explanation']
 
-# %% ../nbs/50_explain.ipynb #bd3f1b1d
+# %% ../nbs/50_explain.ipynb #824d8a30
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,15 @@ from numba import njit
 from .features import Feature
 from .schemas import Explanation, Reason
 
-# %% ../nbs/50_explain.ipynb #fda04c03
+# %% ../nbs/50_explain.ipynb #48a09be0
+@lru_cache(1 << 12)  # the same counts and hours come again and again
 def _plural(value: float, noun: str) -> str:
     "A number and its noun; about, where it is no whole number: half of a transaction is what a memory holds that fades, and nobody says so aloud."
     if 0 < value < 1:
         return f"less than one {noun}"
     rounded = round(value)
     number = f"{rounded:,} {noun}{'s' if rounded != 1 else ''}"
-    return number if value == rounded or math.isclose(value, rounded) else f"about {number}"
+    return number if math.isclose(value, rounded) else f"about {number}"
 
 
 def _money(value: float) -> str:
@@ -53,7 +55,7 @@ def in_words(value: float, unit: str) -> str:
     "`value` as it is said aloud in `unit`."
     return WORDS.get(unit, "{:g}".format)(value)
 
-# %% ../nbs/50_explain.ipynb #11b4cfc1
+# %% ../nbs/50_explain.ipynb #e70a2f01
 class Saying:
     "A `feature` as it is said aloud."
 
@@ -77,7 +79,7 @@ class Saying:
         return f"{self.said(value)}; this {'raises' if shap > 0 else 'lowers'} the risk."
 
     def reason(self, value: float, shap: float, total: float) -> Reason:
-        "What a `value` does to a score by `shap`, of parts whose sizes add up to `total`."
+        "What a `value` (NaN: nothing could be measured) does to a score by `shap`, of parts whose sizes add up to `total`."
         known = _known(value)
         return {"feature": self.feature, "value": known, "unit": self.unit, "shap": shap, "share": abs(shap) / total,
                 "sentence": self.sentence(known, shap)}  # fmt: skip
@@ -90,29 +92,28 @@ def _capital(words: str) -> str:
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
-# %% ../nbs/50_explain.ipynb #90326b1c
+# %% ../nbs/50_explain.ipynb #9af860b3
 @njit(cache=True)
-def strongest(shap: Any, order: Any, total: Any) -> None:
-    "Write each row's largest parts, whichever way they push, to `order`, int64 (n_rows, n): their features, -1 where a part is zero; and the size of all to `total`, float64 (n_rows,)."
-    for i in range(len(shap)):
-        sizes = np.abs(shap[i])
-        total[i], order[i] = 0.0, -1
+def strongest(rows: Any, shap: Any, found: Any) -> None:
+    """Write each row's largest parts, whichever way they push, to `found`, float64 (n_rows, n, 4): of each its feature (-1 where a part is zero),
+    the feature's value and SHAP value, and the size of all parts together; `rows` are float32 (n_rows, n_features), `shap` at least as wide."""
+    for i in range(len(rows)):
+        sizes, total = np.abs(shap[i, : rows.shape[1]]), 0.0
         for size in sizes:
-            total[i] += size
-        for place in range(min(order.shape[1], len(sizes))):
-            largest = np.argmax(sizes)
-            if sizes[largest] > 0.0:
-                order[i, place], sizes[largest] = largest, 0.0
+            total += size
+        found[i] = -1.0
+        for place in range(min(found.shape[1], len(sizes))):
+            f = np.argmax(sizes)
+            if sizes[f] > 0.0:
+                found[i, place, 0], found[i, place, 1], found[i, place, 2], found[i, place, 3] = f, rows[i, f], shap[i, f], total
+                sizes[f] = 0.0
 
 
 def reasons(sayings: Sequence[Saying], rows: np.ndarray, shap: np.ndarray, n: int) -> list[list[Reason]]:
-    "The `n` strongest reasons for each score, from the features' `sayings`, their values and SHAP values (both float32, (n_rows, n_features))."
-    order, total = np.empty((len(rows), n), np.int64), np.empty(len(rows))
-    strongest(shap, order, total)
-    return [
-        [sayings[f].reason(rows.item(i, f), shap.item(i, f), size) for f in chosen if f >= 0]
-        for i, (chosen, size) in enumerate(zip(order.tolist(), total.tolist()))
-    ]
+    "The `n` strongest reasons for each score, from the features' `sayings`, their values and SHAP values, float32 (n_rows, n_features) and at least as wide."
+    found = np.empty((len(rows), n, 4))
+    strongest(rows, shap, found)
+    return [[sayings[int(f)].reason(value, part, total) for f, value, part, total in each if f >= 0] for each in found.tolist()]
 
 
 def explanation(units: dict[str, str], row: np.ndarray, contributions: np.ndarray, margin: float) -> Explanation:

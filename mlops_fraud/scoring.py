@@ -43,7 +43,7 @@ from .tables import Explainer
 class NoHistory(Mendable, FileNotFoundError):
     "The events that the service should begin with are not there: every recipient would look new."
 
-# %% ../nbs/54_scoring.ipynb #933047f7
+# %% ../nbs/54_scoring.ipynb #a6a34089
 class FarAhead(ValueError):
     "An event lies so far after the last one that it is taken for a mistake: once it is counted, no earlier one can follow."
 
@@ -72,11 +72,17 @@ class Judge:
             self.degraded.append("no history: accounts and traffic from before the log are unknown")
         if away:
             self.degraded.append(f"no registry: {away}")
-        self.always = {  # part of every answer
-            "thresholds": version.model.description.thresholds.model_dump(),
-            "model": self.called.model_dump(),
-            "degraded": self.degraded,
-        }
+        self._end()
+
+    def _end(self) -> None:
+        about = {"thresholds": self.version.model.description.thresholds, "model": self.called, "degraded": self.degraded}
+        self.ending = to_json(about)[1:].decode()  # of every answer
+
+    def degrade(self, words: str, yes: bool) -> None:
+        "Let every answer say `words` of what is missing, or no longer."
+        if yes != (words in self.degraded):
+            self.degraded.append(words) if yes else self.degraded.remove(words)
+            self._end()
 
 # %% ../nbs/54_scoring.ipynb #ab049e0d
 class Canary(NamedTuple):
@@ -109,7 +115,7 @@ def canary_of(champion: Version, chosen: Settings) -> Canary | None:
         return None
     return Canary(found, chosen.canary_share)
 
-# %% ../nbs/54_scoring.ipynb #f33e8173
+# %% ../nbs/54_scoring.ipynb #03651f70
 WORTH_KEEPING = 50_000  # decisions of a log, which take about a second to fold
 REPEATS = "amount_transfer_hours_since_last"  # missing: no transfer had just this amount
 
@@ -230,8 +236,8 @@ class Scorer:
     def degrade(self, words: str, yes: bool) -> None:
         "Let every answer say `words` of what is missing, or no longer."
         for judge in (self.champion, self.canary):
-            if judge and yes != (words in judge.degraded):
-                judge.degraded.append(words) if yes else judge.degraded.remove(words)
+            if judge:
+                judge.degrade(words, yes)
 
     def keep(self, at_least: int = WORTH_KEEPING) -> None:
         "Save the state if folding the log to where it is took `at_least` so many decisions, so that the next start goes on from there."
@@ -334,7 +340,7 @@ class Scorer:
         shap: np.ndarray,
     ) -> Iterator[Entry]:
         "The decisions of `judges` on `transactions` with these features, scores and SHAP values, float32 (n, n_features) and (n, n_features + 1)."
-        told = reasons(self.champion.sayings, rows, shap[:, :-1], self.n_reasons)
+        told = reasons(self.champion.sayings, rows, shap, self.n_reasons)
         transferred = self._transferred(transactions, rows)
         for judge, tx, row, margin, parts, why in zip(judges, transactions, rows, margins, shap, told):
             yield self._verdict(judge, tx, row, margin, parts, why, self._linked(tx, transferred))
@@ -355,9 +361,8 @@ class Scorer:
             "reasons": why,
             "rules": fired,
             "linked": linked,
-            **judge.always,
         }
-        answer = to_json(said).decode()
+        answer = f"{to_json(said)[:-1].decode()},{judge.ending}"
         return Entry(tx, row, shap, margin, probability, decision, judge.version.version, self.rules.version, answer)
 
     def _fired(self, judge: Judge, tx: TransactionRequest, row: np.ndarray) -> list[FiredRule]:

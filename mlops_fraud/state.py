@@ -80,7 +80,7 @@ def late(step: int, known: int) -> str:
 class StateMismatch(Mendable, ValueError):
     "A saved state was made with another feature table."
 
-# %% ../nbs/21_state.ipynb #caee3dbf
+# %% ../nbs/21_state.ipynb #f0970d58
 class State:
     """All that the past has left: entities' memories, the clock and the number of events.
 
@@ -105,13 +105,16 @@ class State:
 
     @memory.setter
     def memory(self, memory: kernel.Memory) -> None:
-        self._memory, self._packed = memory, kernel.pack_memory(memory)
+        self._memory, self._packed, self._spare = memory, kernel.pack_memory(memory), 0
 
     def _make_room(self, n_events: int) -> None:
-        "An event adds at most one row an entity."
-        needed = int(self.memory.size[0]) + n_events * len(self.plan.entity_mask)
-        if needed > len(self.memory.keys):
-            self.memory = kernel.grown(self.plan, self.memory, 2 * needed)
+        "An event adds at most one row an entity; for so many events as are `_spare` there is room whatever they add."
+        self._spare -= n_events
+        if self._spare < 0:
+            used, rows = int(self.memory.size[0]), len(self.plan.entity_mask)
+            if used + n_events * rows > len(self.memory.keys):
+                self.memory = kernel.grown(self.plan, self.memory, 2 * (used + n_events * rows))
+            self._spare = (len(self.memory.keys) - used) // rows - n_events
 
     def check_order(self, step: int) -> None:
         "Raises `OutOfOrder` if an event of `step` comes too late."
