@@ -11,7 +11,7 @@ import datetime as dt
 import math
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from hashlib import blake2b
@@ -115,7 +115,7 @@ def canary_of(champion: Version, chosen: Settings) -> Canary | None:
         return None
     return Canary(found, chosen.canary_share)
 
-# %% ../nbs/54_scoring.ipynb #03651f70
+# %% ../nbs/54_scoring.ipynb #321fcbe6
 WORTH_KEEPING = 50_000  # decisions of a log, which take about a second to fold
 REPEATS = "amount_transfer_hours_since_last"  # missing: no transfer had just this amount
 
@@ -369,9 +369,10 @@ class Scorer:
         "What stands above the model today."
         return [rule.fired for rule in self.rules.met_by(tx, judge.units, row, dt.datetime.now(dt.UTC).date())]
 
-    def _transferred(self, transactions: Sequence[TransactionRequest], rows: Iterable[np.ndarray]) -> dict[float, str]:
+    def _transferred(self, transactions: Sequence[TransactionRequest], rows: np.ndarray) -> dict[float, str]:
         "The latest logged transfer of each amount that these cash out: one question to the log, about what the features do not rule out."
-        amounts = {tx.amount for tx, row in zip(transactions, rows) if tx.type == "CASH_OUT" and not self._is_new(row)}
+        cash_outs = [i for i, tx in enumerate(transactions) if tx.type == "CASH_OUT"]
+        amounts = {transactions[i].amount for i in cash_outs if not self._is_new(rows[i])}
         return self.ledger.latest_transfers(amounts) if amounts else {}
 
     def _is_new(self, row: np.ndarray) -> bool:
