@@ -1,7 +1,7 @@
 # Settings pass through: make run API_PORT=8100 SIMULATED_ROWS=200000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE  # compiling 2,000 imported files takes 10 s, each time
-.PHONY: help run test test-airflow test-spark data lab docs ship hooks check bench bench-load bench-pauses bench-soak bench-pipeline bench-spark bench-features bench-app screenshots clean lock
+.PHONY: help run test test-airflow test-spark data lab docs ship hooks check audit bench bench-load bench-pauses bench-soak bench-pipeline bench-spark bench-features bench-app screenshots clean lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -53,6 +53,10 @@ hooks:  ## once per clone: notebooks clean when committed, readable in git diff,
 check:  ## what CI checks beside the tests: lint, format, types, notebooks and package agree
 	@scripts/environment test
 	@scripts/check
+
+audit:  ## known vulnerabilities, bills of materials (.audit/*.cdx.json), secrets, the cloud's template
+	@scripts/environment test
+	@scripts/audit
 
 bench:  ## an answer's microseconds and exactness, the service under load, and their growth (ARGS="--only in-process --rows 2000")
 	@scripts/environment run
