@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Progress', 'main', 'run', 'stage', 'simulate', 'ingest_command', 'data', 'promote', 'rollback', 'key_command',
-           'experiment', 'rolling_origin', 'score', 'rules', 'replay_command', 'label', 'verify_log_command',
+           'experiment', 'rolling_origin', 'score', 'rules', 'replay_command', 'label', 'verify_log_command', 'keep',
            'monitor_command', 'backtest', 'shadow', 'duel_command', 'retrain_command']
 
 # %% ../nbs/80_cli.ipynb #33a4f308
@@ -201,7 +201,7 @@ def replay_command(
 
     print(replay_file(source, url or settings().api_url, name, limit, progress))
 
-# %% ../nbs/80_cli.ipynb #6cf033b9
+# %% ../nbs/80_cli.ipynb #6f508009
 @app.command()
 def label(
     source: Annotated[Path, typer.Argument(help="a .csv or .parquet file with transaction_id, fraud (0 or 1) and perhaps by")],
@@ -224,6 +224,14 @@ def verify_log_command(
 
     chosen = settings()
     print(verify_log(chosen.log, known or ()))
+
+
+@app.command()
+def keep() -> None:
+    "Save the past as it is by now beside the log; a machine that starts with that file folds only what was decided after."
+    from mlops_fraud.scoring import keep_past
+
+    print(keep_past())
 
 
 @app.command("monitor")

@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['Refusal', 'REFUSALS', 'WORTH_KEEPING', 'REPEATS', 'NoHistory', 'FarAhead', 'Foreign', 'Judge', 'Canary', 'canary_of',
-           'Answering', 'Scorer', 'kept_state', 'new_id', 'try_rules', 'score_blocks', 'score_file']
+           'Answering', 'Scorer', 'kept_state', 'keep_past', 'new_id', 'try_rules', 'score_blocks', 'score_file']
 
-# %% ../nbs/54_scoring.ipynb #2edf93a1
+# %% ../nbs/54_scoring.ipynb #b02c4ecb
 import datetime as dt
 import math
+import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from copy import copy
 from hashlib import blake2b
 from itertools import count, takewhile
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import polars as pl
@@ -115,7 +116,7 @@ def canary_of(champion: Version, chosen: Settings) -> Canary | None:
         return None
     return Canary(found, chosen.canary_share)
 
-# %% ../nbs/54_scoring.ipynb #321fcbe6
+# %% ../nbs/54_scoring.ipynb #ba0829a2
 WORTH_KEEPING = 50_000  # decisions of a log, which take about a second to fold
 REPEATS = "amount_transfer_hours_since_last"  # missing: no transfer had just this amount
 
@@ -245,7 +246,9 @@ class Scorer:
             return
         self.state.logged, self.kept_to = self.ledger.mark(self.logged_to), self.logged_to
         path = _kept(self.ledger, self.state.features)
-        self.state.save(path)
+        own = path.with_name(f"{os.getpid()}-{path.name}")  # a service may end while `keep_past` saves, too
+        self.state.save(own)
+        own.replace(path)
         for old in sorted(path.parent.glob(f"{self.ledger.name}-*.npz"), key=lambda kept: kept.stat().st_mtime)[:-KEPT]:
             old.unlink()
 
@@ -431,18 +434,34 @@ def _champion(chosen: Settings, copies: Path) -> tuple[Version, str]:
         print(f"no copy of version {version.version} is kept for when the registry is away: {reason}", flush=True)
     return version, ""
 
-# %% ../nbs/54_scoring.ipynb #18564128
+# %% ../nbs/54_scoring.ipynb #8c7f0657
 def _kept(log: Ledger, features: tuple[Feature, ...]) -> Path:
     "Where the state of `log` under the table of `features` is kept."
     return log.beside / f"{log.name}-{log.history}-{fingerprint(features)}.npz"
 
 
 def kept_state(log: Ledger, features: tuple[Feature, ...]) -> State | None:
-    "The state that was kept of `log` under the table of `features`; None if there is none, or of another log."
-    with suppress(FileNotFoundError, StateMismatch):
-        state = State.load(_kept(log, features), features)
+    "The state that was kept of `log` under the table of `features`; None if there is none, or none that is whole and of this log."
+    path = _kept(log, features)
+    try:
+        state = State.load(path, features)
         return state if log.place(state.logged) is not None else None
-    return None
+    except FileNotFoundError:
+        return None
+    except (BadZipFile, EOFError, ValueError) as reason:
+        print(f"{path} is of no use: {reason}", flush=True)
+        return None
+
+
+def keep_past(chosen: Settings | None = None) -> str:
+    """Save the past as it is by now beside the log, though services go on: a start from it, here or where the file is brought, folds only what came after.
+
+    Raises what `Scorer.load` raises.
+    """
+    scorer = Scorer.load(chosen)
+    scorer.keep(at_least=1)
+    scorer.ledger.close()
+    return f"the past up to decision {scorer.logged_to:,} is kept in {_kept(scorer.ledger, scorer.state.features)}"
 
 # %% ../nbs/54_scoring.ipynb #28212cb7
 def new_id() -> str:

@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -23,7 +25,8 @@ from mlops_fraud.deployment.service import COOL, SharedService
 from mlops_fraud.ledger import Entry, Ledger, LogFailed, verify_log
 from mlops_fraud.order import Order, Placed
 from mlops_fraud.schemas import COLUMNS, TransactionRequest
-from mlops_fraud.settings import settings
+from mlops_fraud.scoring import Scorer
+from mlops_fraud.settings import read_settings, settings
 from mlops_fraud.state import State, stacked, to_event
 
 AWAY, NO_LOG = b"no order: Redis is away", b"no log: what other services decide is unknown"
@@ -227,6 +230,34 @@ def test_a_kill_amid_many_requests_loses_no_answer(project: Project, stores: Sto
         assert httpx.get(f"{url}/readyz").json()["events"] == len(found)
         for i in range(0, 5_000, 500):
             assert httpx.post(f"{url}/predict", json=clients.body(i)).content == clients.acknowledged[f"s-{i}"]
+
+
+def test_a_new_machine_goes_on_from_a_past_that_was_kept_while_others_answer(
+    project: Project, stores: Stores, tmp_path: Path, record_property: Record
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    own = project.environment(**PATIENT, LEDGER=stores.url("kept"), ORDER=f"redis://127.0.0.1:{stores.order.port}/5", BESIDE=str(old))
+    with several(own, tmp_path / "logs", 1) as [(url, _)]:
+        clients = Clients(project, [url])
+        clients.more(200)
+        done = subprocess.run(["mlops-fraud", "keep"], env={**os.environ, **own}, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        n_kept = int(re.findall(r"up to decision ([\d,]+)", done.stdout)[0].replace(",", ""))
+        clients.more(200)
+        new.mkdir()
+        (kept,) = old.glob("shared-*.npz")
+        shutil.copy(kept, new)
+        with several({**own, "BESIDE": str(new)}, tmp_path / "more", 1) as [(other, _)]:
+            clients.urls.append(other)
+            clients.more(200)
+            clients.end()
+            found = exact(own["LEDGER"], clients, record_property)
+            assert {httpx.get(f"{each}/readyz").json()["events"] for each in clients.urls} == {len(found)}
+    mlflow, log = own["MLFLOW_TRACKING_URI"], own["LEDGER"]
+    scorer = Scorer.load(read_settings(mlflow_tracking_uri=mlflow, ledger=log, beside=str(new), history=""))
+    assert (scorer.kept_to, scorer.logged_to) == (n_kept, len(found))
+    assert 200 <= n_kept <= len(found) - 400
+    scorer.ledger.close()
 
 
 def test_with_a_spool_they_answer_while_the_log_is_away(project: Project, stores: Stores, tmp_path: Path, record_property: Record) -> None:
