@@ -25,6 +25,7 @@ from test_deploy import ORDER, PASSWORDS, Account, account  # noqa: F401
 
 from mlops_fraud import registry
 from mlops_fraud.preprocessing import read_rows
+from mlops_fraud.state import State
 
 TOOLS = {
     "dnf": "exit 0",
@@ -37,6 +38,8 @@ TOOLS = {
 
 AWS = """
 import os, sys, boto3
+from fnmatch import fnmatch
+from pathlib import Path
 words = dict(zip(sys.argv[1:], sys.argv[2:]))
 client = lambda name: boto3.client(name, endpoint_url=os.environ["AWS_ENDPOINT_URL"])
 match sys.argv[1:3]:
@@ -49,7 +52,15 @@ match sys.argv[1:3]:
     case "ecr", "get-login-password":
         print(client("ecr").get_authorization_token()["authorizationData"][0]["authorizationToken"])
     case "s3", "sync":
-        assert words["sync"].endswith("/history/"), words
+        s3, (source, target) = client("s3"), sys.argv[3:5]
+        if target.startswith("s3://"):
+            bucket, _, prefix = target.removeprefix("s3://").partition("/")
+            for path in Path(source).glob(words["--include"]):
+                s3.upload_file(str(path), bucket, prefix + path.name)
+        else:
+            bucket, _, prefix = source.removeprefix("s3://").partition("/")
+            for found in s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", []):
+                s3.download_file(bucket, found["Key"], target + found["Key"].removeprefix(prefix))
     case other:
         sys.exit(f"aws {other} is not known")
 """
@@ -59,6 +70,9 @@ import json, os, re, subprocess, sys
 from pathlib import Path
 if sys.argv[1] == "login":
     sys.exit(not sys.stdin.read())
+if sys.argv[1] == "exec":
+    own = json.loads(Path(sys.argv[2]).read_text())
+    sys.exit(subprocess.run([sys.executable, *sys.argv[4:]], cwd="ROOT", env={**os.environ, **own}).returncode)
 if sys.argv[1] != "run":
     sys.exit()
 words, variables, folders, flags = sys.argv[2:], {}, {}, set()
@@ -79,6 +93,7 @@ if not command:
     command[command.index("8000")] = "API_PORT"
     for name in ("BESIDE", "KEYS"):
         variables[name] = variables[name].replace("data/live", folders["/app/data/live"])
+    Path("api").write_text(json.dumps(variables))
 log = open(re.sub("\\\\W", "-", image) + ".log", "wb")
 process = subprocess.Popen(command, cwd="ROOT", stdout=log, stderr=log, start_new_session=True, env={**os.environ, **variables})
 with open("processes", "a") as file:
@@ -106,6 +121,7 @@ class Instance:
         for there, here in (
             (r"/srv/mlops-fraud", f"{folder}/live"),
             (r"/usr/local/bin/", f"{folder}/"),
+            (r"/etc/systemd/system/", f"{folder}/"),
             (r"/run/", f"{folder}/run/"),
             (r"\b5000\b", str(self.mlflow_port)),
             (r"127\.0\.0\.1:8000", f"127.0.0.1:{self.api_port}"),
@@ -188,6 +204,13 @@ def test_instances_that_start_end_in_apis_that_answer_from_one_log(account: Acco
         while b"no order" in ask(second, "the first key").content:
             assert time.monotonic() < deadline, "the order is not found"
             time.sleep(0.2)
+
+        first.run(f"{first.folder}/mlops-fraud-keep")
+        (fetch,) = re.findall(r"aws s3 sync s3://\S+/states/ \$folder/", first.script)
+        second.run(fetch.replace("$folder", f"{second.folder}/live"))
+        (kept,), (fetched,) = ((each.folder / "live").glob("shared-*.npz") for each in instances)
+        assert (kept.name, State.load(kept).n_events) == (fetched.name, State.load(fetched).n_events)
+        assert State.load(kept).n_events > 0
 
         write_key("the next key")
         for instance in instances:
