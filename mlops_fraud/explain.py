@@ -17,7 +17,7 @@ from numba import njit
 from .features import Feature
 from .schemas import Explanation, Reason
 
-# %% ../nbs/50_explain.ipynb #48a09be0
+# %% ../nbs/50_explain.ipynb #9967505a
 @lru_cache(1 << 12)  # the same counts and hours come again and again
 def _plural(value: float, noun: str) -> str:
     "A number and its noun; about, where it is no whole number: half of a transaction is what a memory holds that fades, and nobody says so aloud."
@@ -53,9 +53,13 @@ WORDS: dict[str, Callable[[float], str]] = {
 
 def in_words(value: float, unit: str) -> str:
     "`value` as it is said aloud in `unit`."
-    return WORDS.get(unit, "{:g}".format)(value)
+    return _words_of(unit)(value)
 
-# %% ../nbs/50_explain.ipynb #24c57f76
+
+def _words_of(unit: str) -> Callable[[float], str]:
+    return WORDS.get(unit, "{:g}".format)
+
+# %% ../nbs/50_explain.ipynb #f814899b
 RAISES, LOWERS = "; this raises the risk.", "; this lowers the risk."
 
 
@@ -66,7 +70,7 @@ class Saying:
         before, place, self.after = feature.sentence.partition("{value}")
         self.before, self.otherwise = _capital(before), _capital(feature.otherwise)
         self.feature, self.unit = feature.name, feature.unit
-        self.words = WORDS.get(feature.unit, "{:g}".format) if place else None
+        self.words = _words_of(feature.unit) if place else None
 
     def said(self, value: float | None, end: str = "") -> str:
         "What was seen (None: nothing could be measured), up to the `end` of the sentence."

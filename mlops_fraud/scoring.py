@@ -6,19 +6,18 @@
 __all__ = ['Refusal', 'REFUSALS', 'WORTH_KEEPING', 'REPEATS', 'NoHistory', 'FarAhead', 'Foreign', 'Judge', 'Canary', 'canary_of',
            'Answering', 'Scorer', 'kept_state', 'keep_past', 'new_id', 'try_rules', 'score_blocks', 'score_file']
 
-# %% ../nbs/54_scoring.ipynb #b02c4ecb
+# %% ../nbs/54_scoring.ipynb #702aab2e
 import datetime as dt
 import math
-import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from copy import copy
 from hashlib import blake2b
 from itertools import count, takewhile
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import polars as pl
@@ -116,7 +115,7 @@ def canary_of(champion: Version, chosen: Settings) -> Canary | None:
         return None
     return Canary(found, chosen.canary_share)
 
-# %% ../nbs/54_scoring.ipynb #ba0829a2
+# %% ../nbs/54_scoring.ipynb #321fcbe6
 WORTH_KEEPING = 50_000  # decisions of a log, which take about a second to fold
 REPEATS = "amount_transfer_hours_since_last"  # missing: no transfer had just this amount
 
@@ -246,9 +245,7 @@ class Scorer:
             return
         self.state.logged, self.kept_to = self.ledger.mark(self.logged_to), self.logged_to
         path = _kept(self.ledger, self.state.features)
-        own = path.with_name(f"{os.getpid()}-{path.name}")  # a service may end while `keep_past` saves, too
-        self.state.save(own)
-        own.replace(path)
+        self.state.save(path)
         for old in sorted(path.parent.glob(f"{self.ledger.name}-*.npz"), key=lambda kept: kept.stat().st_mtime)[:-KEPT]:
             old.unlink()
 
@@ -434,23 +431,18 @@ def _champion(chosen: Settings, copies: Path) -> tuple[Version, str]:
         print(f"no copy of version {version.version} is kept for when the registry is away: {reason}", flush=True)
     return version, ""
 
-# %% ../nbs/54_scoring.ipynb #8c7f0657
+# %% ../nbs/54_scoring.ipynb #b4c32cd3
 def _kept(log: Ledger, features: tuple[Feature, ...]) -> Path:
     "Where the state of `log` under the table of `features` is kept."
     return log.beside / f"{log.name}-{log.history}-{fingerprint(features)}.npz"
 
 
 def kept_state(log: Ledger, features: tuple[Feature, ...]) -> State | None:
-    "The state that was kept of `log` under the table of `features`; None if there is none, or none that is whole and of this log."
-    path = _kept(log, features)
-    try:
-        state = State.load(path, features)
+    "The state that was kept of `log` under the table of `features`; None if there is none, or of another log."
+    with suppress(FileNotFoundError, StateMismatch):
+        state = State.load(_kept(log, features), features)
         return state if log.place(state.logged) is not None else None
-    except FileNotFoundError:
-        return None
-    except (BadZipFile, EOFError, ValueError) as reason:
-        print(f"{path} is of no use: {reason}", flush=True)
-        return None
+    return None
 
 
 def keep_past(chosen: Settings | None = None) -> str:
@@ -463,16 +455,14 @@ def keep_past(chosen: Settings | None = None) -> str:
     scorer.ledger.close()
     return f"the past up to decision {scorer.logged_to:,} is kept in {_kept(scorer.ledger, scorer.state.features)}"
 
-# %% ../nbs/54_scoring.ipynb #28212cb7
+# %% ../nbs/54_scoring.ipynb #534baf18
 def new_id() -> str:
     "An id that nobody has; later ones sort after earlier ones, so that the log's index grows at its end."
     return f"{_OURS}{next(_count):012x}"
 
 
-_OURS, _count = (
-    f"{time.time_ns():016x}{secrets.token_hex(6)}",
-    count(),
-)  # of this process; to ask the system each time takes longer than a score
+# Of this process; to ask the system each time takes longer than a score.
+_OURS, _count = f"{time.time_ns():016x}{secrets.token_hex(6)}", count()
 
 
 def _first_answer(seen: Entry | None, tx: TransactionRequest) -> Entry:

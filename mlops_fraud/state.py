@@ -6,12 +6,13 @@
 __all__ = ['TYPE_CODE', 'KINDS_OF_EVENT', 'BLOCK_ROWS', 'FOLDED', 'NO_HISTORY', 'KEPT', 'to_event', 'stacked', 'to_arrays',
            'event_blocks', 'history_name', 'OutOfOrder', 'late', 'StateMismatch', 'State', 'past']
 
-# %% ../nbs/21_state.ipynb #3ae38bc4
+# %% ../nbs/21_state.ipynb #691248c4
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import polars as pl
@@ -80,7 +81,7 @@ def late(step: int, known: int) -> str:
 class StateMismatch(Mendable, ValueError):
     "A saved state was made with another feature table."
 
-# %% ../nbs/21_state.ipynb #f0970d58
+# %% ../nbs/21_state.ipynb #54c11208
 class State:
     """All that the past has left: entities' memories, the clock and the number of events.
 
@@ -164,7 +165,7 @@ class State:
     def save(self, path: Path) -> None:
         "Write to `path` whole or not at all."
         n = int(self.memory.size[0])
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}.partial")  # another process may be saving the same
         with partial.open("wb") as file:
             np.savez(file, keys=self.memory.keys[:n], rows=self.memory.rows[:n], clock=np.array([self.step, self.n_events]),
                      history=np.array(self.history), logged=np.array(self.logged), fingerprint=np.array(kernel.fingerprint(self.features)))  # fmt: skip
@@ -174,7 +175,14 @@ class State:
 
     @classmethod
     def load(cls, path: Path, features: tuple[Feature, ...] = FEATURES) -> "State":
-        "The state saved at `path`. Raises `StateMismatch` if it was made with another table than `features`."
+        "The state saved at `path`. Raises `StateMismatch` if it was made with another table than `features`, or cannot be read."
+        try:
+            return cls._read(path, features)
+        except (BadZipFile, EOFError) as reason:
+            raise StateMismatch(f"{path} cannot be read ({reason}); remove it, and it is made anew") from None
+
+    @classmethod
+    def _read(cls, path: Path, features: tuple[Feature, ...]) -> "State":
         with np.load(path) as saved:
             if "logged" not in saved or str(saved["fingerprint"]) != kernel.fingerprint(features):
                 raise StateMismatch(f"{path} was made with another feature table, or by another version; remove it, and it is made anew")
