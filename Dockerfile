@@ -40,7 +40,7 @@ RUN find /usr/local/lib/python3.12 -name __pycache__ -prune -exec rm -rf {} + \
 FROM build AS rootfs
 ARG PACKAGES
 WORKDIR /
-RUN (cd usr/local/lib/python3.12 && rm -rf config-* ensurepip idlelib lib2to3 site-packages/* test tkinter turtledemo) \
+RUN (cd usr/local/lib/python3.12 && rm -rf config-* ensurepip idlelib lib-dynload/*_test* lib-dynload/_xxtest* lib2to3 pydoc_data site-packages/* test tkinter turtledemo) \
     && find /usr/local/lib -type f -name '*.so*' -exec strip --strip-unneeded {} + \
     && apt-get purge -q -y --auto-remove binutils && rm -rf /tmp/* /var/cache/apt /var/lib/apt/lists \
     && mkdir /rootfs && cp -a --parents /etc/group /etc/ld.so.cache /etc/passwd /etc/ssl/certs/ca-certificates.crt /home/fraud /tmp \
