@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Split', 'PARTS', 'NotEnoughData', 'split_bounds', 'feasible_delay', 'Timeline', 'timeline', 'split_column',
-           'preprocess', 'split_summary', 'Rows', 'after', 'read_rows', 'example_rows']
+           'preprocess', 'split_summary', 'Rows', 'after', 'joined', 'read_rows', 'example_rows']
 
 # %% ../nbs/22_preprocessing.ipynb #ead8df01
 from collections.abc import Sequence
@@ -157,6 +157,11 @@ class Rows(NamedTuple):
 def after(rows: Rows, start: int, end: int | None = None) -> Rows:
     "The `rows` from row `start` on, to before `end`."
     return Rows(*(column[start:end] for column in rows))
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    "The rows of all `parts`."
+    return Rows(*(np.concatenate(columns) for columns in zip(*parts)))
 
 
 def read_rows(path: Path, split: Split, names: Sequence[str] = NAMES) -> Rows:

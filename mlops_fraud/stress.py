@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCENARIOS', 'BUDGET', 'MIXTURE', 'OURS', 'ITSELF', 'SCHOOLS', 'MEASURES', 'Staged', 'staged', 'subsets', 'alerts',
-           'drawn_and_stopped', 'money_stopped', 'Stressed', 'met', 'Plan', 'joined', 'learn', 'study', 'our_model',
-           'grid', 'paint', 'heat_map', 'transfer_map', 'Candidate', 'candidates', 'table_of_candidates',
-           'one_scenario']
+           'drawn_and_stopped', 'money_stopped', 'Stressed', 'met', 'Plan', 'learn', 'study', 'our_model', 'grid',
+           'paint', 'heat_map', 'transfer_map', 'Candidate', 'candidates', 'table_of_candidates', 'one_scenario']
 
 # %% ../nbs/44_stress.ipynb #c4cd6fd8
 import os
@@ -23,7 +22,7 @@ from sklearn.metrics import average_precision_score
 from .data.simulator import HARD, PAYSIM, Scenario, simulated, theft_numbers
 from .features import FEATURES, NAMES, PAIRED, Feature
 from .model import Model
-from .preprocessing import Rows, split_bounds
+from .preprocessing import Rows, joined, split_bounds
 from .state import State
 from .training.fitting import fit, training_sample
 
@@ -129,11 +128,6 @@ class Plan(NamedTuple):
     max_trees: int
     genuine_rows: int
     seed: int
-
-
-def joined(parts: Sequence[Rows]) -> Rows:
-    "The rows of all `parts`."
-    return Rows(*(np.concatenate(columns) for columns in zip(*parts)))
 
 
 def learn(past: Rows, watched: Rows, columns: list[int], plan: Plan) -> xgb.Booster:

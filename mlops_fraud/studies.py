@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BALANCES', 'SHOWN', 'METHODS', 'SHARES_OF_PAST', 'STOPPING', 'FIRST_ORIGIN', 'Plan', 'Studied', 'judged', 'studied',
            'with_balances', 'only', 'subsets', 'ablation', 'cell', 'table_of', 'plot_models', 'other', 'methods',
-           'Calibrated', 'calibrations', 'calibration_table', 'learning_curve', 'backtest', 'joined', 'text_of',
-           'NothingToStudy', 'project_backtest']
+           'Calibrated', 'calibrations', 'calibration_table', 'learning_curve', 'backtest', 'text_of', 'NothingToStudy',
+           'project_backtest']
 
 # %% ../nbs/43_studies.ipynb #0f7b1f85
 import json
@@ -33,7 +33,7 @@ from xgboost import XGBClassifier
 
 from .features import Feature, of_groups
 from .measures import Score, calibration_error, scores
-from .preprocessing import Rows, Split, after, feasible_delay, read_rows
+from .preprocessing import Rows, Split, after, feasible_delay, joined, read_rows
 from .settings import Mendable
 from .training.fitting import fit, sample_weights, training_sample
 from .training.train import calibrate
@@ -238,11 +238,6 @@ def backtest(known: Rows, plan: Plan, n_origins: int, label_delay: int, seed: in
         found.append(studied(what, after(known, 0, stop), after(known, stop, learned), later, plan, seed))
     return found
 
-
-def joined(past: Rows, watched: Rows) -> Rows:
-    "All that may be known before the test period."
-    return Rows(*(np.concatenate(columns) for columns in zip(past, watched)))
-
 # %% ../nbs/43_studies.ipynb #b531cbf8
 def text_of(found: Sequence[Studied], first: str) -> str:
     "`table_of` for a terminal."
@@ -263,6 +258,6 @@ def project_backtest(root: Path, n_origins: int = 4) -> str:
     if missing := [str(path.relative_to(root)) for path in (rows, best) if not path.exists()]:
         raise NothingToStudy(f"{' and '.join(missing)} must be there first; make them with: dvc repro")
     names = [feature.name for feature in of_groups(shared["groups"])]
-    known = joined(read_rows(rows, "train", names), read_rows(rows, "validation", names))
+    known = joined([read_rows(rows, "train", names), read_rows(rows, "validation", names)])
     plan = Plan(json.loads(best.read_text()), shared["max_trees"], shared["genuine_rows"], n_resamples=200)
     return text_of(backtest(known, plan, n_origins, shared["label_delay"], shared["seed"]), "judged on")
