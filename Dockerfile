@@ -30,8 +30,10 @@ WORKDIR /app
 # A file system that is read only keeps no bytecode, so that of what serving imports is made now.
 RUN find /usr/local/lib/python3.12 -name __pycache__ -prune -exec rm -rf {} + \
     && NUMBA_CACHE_DIR=/tmp/numba /venv/bin/python -c 'import mlops_fraud.deployment.api' \
-    && printf '#!/bin/sh\nexec python -c "from mlops_fraud.cli import main; main()" "$@"\n' >/venv/bin/mlops-fraud \
-    && chmod +x /venv/bin/mlops-fraud \
+    && if [ "$PACKAGES" != serve ]; then \
+        printf '#!/bin/sh\nexec python -c "from mlops_fraud.cli import main; main()" "$@"\n' >/venv/bin/mlops-fraud; \
+        chmod +x /venv/bin/mlops-fraud; \
+    fi \
     && useradd --create-home --uid 1000 fraud \
     && mkdir -p data/live models
 
