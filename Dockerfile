@@ -1,6 +1,8 @@
 # One file, two images, for what trains takes 450 MB more than what answers:
 #   docker build -t mlops-fraud .                                        the API, and nothing else but Python and a shell
 #   docker build -t mlops-fraud-all --build-arg PACKAGES=run .           API, app, pipeline and MLflow, by command
+# The API's takes 698 MB: Numba and its compiler 172, polars 147, NumPy and SciPy with a linear algebra each 100, Arrow 86, Python and
+# Debian's libraries 42, pandas 37, MLflow's client 22, XGBoost 19, SQLAlchemy 19, PostgreSQL's and Redis' clients 17, the rest 37.
 # The base is named by its version; --build-arg BASE=python:3.12-slim-bookworm@sha256:... pins it to what you have checked.
 #
 # The API beside `make run`, whose registry records where its files lie, so its folder keeps its path in the container:
