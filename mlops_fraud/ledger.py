@@ -56,7 +56,7 @@ CREATE TABLE IF NOT EXISTS decisions (
     answered_at    TEXT NOT NULL,
     seal           BLOB NOT NULL
 ) STRICT;
-CREATE INDEX IF NOT EXISTS transfers ON decisions (amount) WHERE type = 'TRANSFER';
+CREATE INDEX IF NOT EXISTS transfers ON decisions (history, amount, sequence) WHERE type = 'TRANSFER';
 CREATE TABLE IF NOT EXISTS models (
     model_version  TEXT PRIMARY KEY,
     units          TEXT NOT NULL
@@ -340,9 +340,11 @@ class Ledger:
 
     def latest_transfers(self, amounts: Collection[float]) -> dict[float, str]:
         "The id of the last logged transfer of exactly each of `amounts` that was ever transferred."
-        query = f"""SELECT amount, transaction_id FROM decisions WHERE sequence IN (
-                    SELECT max(sequence) FROM decisions WHERE type = 'TRANSFER' AND amount IN ({_asked(amounts)}) AND history = ? GROUP BY amount)"""
-        return dict(self.side.execute(query, (*amounts, self.history)).fetchall())
+        query = f"""WITH asked (amount) AS (VALUES {", ".join(["(?)"] * len(amounts))})
+                    SELECT amount, (SELECT transaction_id FROM decisions WHERE type = 'TRANSFER' AND history = ? AND amount = asked.amount
+                                    ORDER BY sequence DESC LIMIT 1) FROM asked"""
+        found = self.side.execute(query, (*amounts, self.history)).fetchall()
+        return {amount: transaction_id for amount, transaction_id in found if transaction_id}
 
     def introduce(self, model_version: str, units: dict[str, str]) -> None:
         "Keep a model's features, in its order, with their units: what a decision's numbers mean when the model is gone."
