@@ -136,6 +136,14 @@ def exact(log: str, clients: Clients, record: Record) -> dict[str, bytes]:
     return found
 
 
+def all_know(urls: list[str], n: int) -> None:
+    "Wait until each service has read from the log all `n` that the services decided: an idle one looks once a second."
+    deadline = time.monotonic() + 60
+    while (known := [httpx.get(f"{url}/readyz").json()["events"] for url in urls]) != [n] * len(urls):
+        assert max(known) <= n and time.monotonic() < deadline, f"{known} of {n}"
+        time.sleep(0.1)
+
+
 def ask_both(urls: list[str], clients: Clients) -> None:
     "Send one transaction to both services, 32 times at once: there is one answer."
     said = json.dumps({**clients.body(0), "transaction_id": "both"}).encode()
@@ -198,8 +206,7 @@ def test_a_hard_day(project: Project, stores: Stores, tmp_path: Path, record_pro
 
         found = exact(log, clients, record_property)
         record_property("marked", sum(AWAY in answer for answer in found.values()))
-        time.sleep(1.5)
-        assert httpx.get(f"{urls[0]}/readyz").json()["events"] == len(found)
+        all_know(urls[:1], len(found))
 
 
 def test_without_an_order_the_log_says_who_is_first(project: Project, stores: Stores, tmp_path: Path, record_property: Record) -> None:
@@ -252,7 +259,7 @@ def test_a_new_machine_goes_on_from_a_past_that_was_kept_while_others_answer(
             clients.more(200)
             clients.end()
             found = exact(own["LEDGER"], clients, record_property)
-            assert {httpx.get(f"{each}/readyz").json()["events"] for each in clients.urls} == {len(found)}
+            all_know(clients.urls, len(found))
     mlflow, log = own["MLFLOW_TRACKING_URI"], own["LEDGER"]
     scorer = Scorer.load(read_settings(mlflow_tracking_uri=mlflow, ledger=log, beside=str(new), history=""))
     assert (scorer.kept_to, scorer.logged_to) == (n_kept, len(found))
@@ -293,8 +300,7 @@ def test_with_a_spool_they_answer_while_the_log_is_away(project: Project, stores
             clients.end()
             found = exact(log, clients, record_property)
             record_property("marked", sum(NO_LOG in answer for answer in found.values()))
-            time.sleep(1.5)
-            assert {httpx.get(f"{url}/readyz").json()["events"] for url in (services[0][0], third)} == {len(found)}
+            all_know([services[0][0], third], len(found))
         assert len(list(beside.glob("spooled-*.sqlite"))) == 8
 
 
