@@ -1,7 +1,7 @@
 # Settings pass through: make run API_PORT=8100 SIMULATED_ROWS=200000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE  # compiling 2,000 imported files takes 10 s, each time
-.PHONY: help run test test-airflow test-spark data lab docs ship hooks check audit bench bench-load bench-pauses bench-soak bench-pipeline bench-spark bench-features bench-app screenshots clean lock
+.PHONY: help run test test-run test-airflow test-spark data lab docs ship hooks check audit bench bench-load bench-pauses bench-soak bench-pipeline bench-spark bench-features bench-app screenshots clean lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -11,10 +11,10 @@ run:  ## data, pipeline, champion, API, app and MLflow page; Ctrl-C ends them al
 	@scripts/environment run
 	@exec mlops-fraud run
 
-test:  ## every test (some: make test NOTEBOOKS=nbs/20_features.ipynb ARGS="-k replay")
+test:  ## every notebook and test (some: make test NOTEBOOKS=nbs/20_features.ipynb ARGS="-k replay")
 	@scripts/environment test
 	@scripts/engines postgresql redis-server faketime || echo "test: what starts them is left out" >&2
-	@CHROMIUM=$$(scripts/browser) && export CHROMIUM && nbdev-test --timing $(NOTEBOOKS) && exec pytest -q -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	@CHROMIUM=$$(scripts/browser) && export CHROMIUM && nbdev-test --timing $(NOTEBOOKS) && exec pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not minutes" $(ARGS)
 
 data:  ## take data/raw/, or simulate a data set if it holds none, and ingest it
 	@scripts/environment run
@@ -35,6 +35,10 @@ ship:  ## a changed notebook becomes the champion: export, test, reproduce what 
 	@$(MAKE) --no-print-directory test
 	@dvc repro
 	@exec mlops-fraud promote
+
+test-run:  ## the main job as a newcomer starts it, and a changed feature that is shipped to it: the whole pipeline, twice; minutes
+	@scripts/environment test
+	@exec pytest -q -m minutes $(ARGS)
 
 test-airflow:  ## the DAG in a real Airflow, with an environment of its own (.airflow); minutes
 	@scripts/environment test

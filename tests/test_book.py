@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from conftest import copy_tracked, free_port
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from playwright.sync_api import Browser, BrowserContext, Error, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Error, Page, Request, expect
 
 from mlops_fraud.deployment.local import Server, running
 from mlops_fraud.features import NAMES
@@ -97,34 +97,53 @@ class Visit(NamedTuple):
     wrong: list[str]  # what the browser complained about
 
 
-def visit(context: BrowserContext, url: str) -> Visit:
-    "What a page holds, and what goes wrong when it is opened."
-    wrong: list[str] = []
-    page = context.new_page()
-    page.on("console", lambda message: wrong.append(f"says {message.text}") if message.type == "error" else None)
-    page.on("pageerror", lambda error: wrong.append(f"raises {error}"))
-    page.on("requestfailed", lambda request: wrong.append(f"fails to load {request.url}"))
-    page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else wrong.append(f"asks for {request.url}"))
-    try:
-        page.goto(url)
-        links = page.locator("a[href]").evaluate_all("found => found.map(a => a.href)")
-        ids = page.locator("[id]").evaluate_all("found => found.map(e => e.id)")
-        pictures = page.locator("img").evaluate_all("found => found.map(i => i.naturalWidth > 0 ? '' : i.src)")
-        return Visit(links, set(ids), len(pictures), [*wrong, *(f"does not show {source}" for source in pictures if source)])
-    except Error as error:
-        return Visit([], set(), 0, [f"does not open: {error.message.splitlines()[0]}"])
-    finally:
-        page.close()
+class Reader:
+    "Opens page after page in one window: a window for each costs as much again."
+
+    def __init__(self, context: BrowserContext):
+        self.context, self.wrong = context, list[str]()
+        self.open_window()
+
+    def open_window(self) -> None:
+        self.page = self.context.new_page()
+        self.page.on("console", lambda message: self.wrong.append(f"says {message.text}") if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.wrong.append(f"raises {error}"))
+        self.page.on("requestfailed", self.fails)
+        self.page.on("request", self.asks)
+
+    def fails(self, request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # whoever opens the next page no longer waits for this one's icon
+            self.wrong.append(f"fails to load {request.url}")
+
+    def asks(self, request: Request) -> None:
+        if not request.url.startswith(("file:", "data:")):
+            self.wrong.append(f"asks for {request.url}")
+
+    def visit(self, url: str) -> Visit:
+        "What a page holds, and what goes wrong when it is opened."
+        self.wrong.clear()
+        try:
+            self.page.goto(url)
+            links, ids, pictures = self.page.evaluate("""() => [
+                Array.from(document.querySelectorAll("a[href]"), a => a.href),
+                Array.from(document.querySelectorAll("[id]"), e => e.id),
+                Array.from(document.images, i => i.naturalWidth > 0 ? "" : i.src)]""")
+            return Visit(links, set(ids), len(pictures), [*self.wrong, *(f"does not show {source}" for source in pictures if source)])
+        except Error as error:
+            self.page.close()  # it may still be on its way to a page that says so
+            self.open_window()
+            return Visit([], set(), 0, [f"does not open: {error.message.splitlines()[0]}"])
 
 
 def crawl(browser: Browser, folder: Path) -> tuple[dict[str, Visit], list[str]]:
     "Every page that can be reached from `folder`/index.html, and all that is wrong with them."
     visits: dict[str, Visit] = {}
     pending = {(folder / "index.html").as_uri()}
-    with browser.new_context() as context:  # one for all pages: opening one costs as much as a page
+    with browser.new_context() as context:
+        reader = Reader(context)
         while pending:
             url = pending.pop()
-            visits[url] = visit(context, url)
+            visits[url] = reader.visit(url)
             pending |= {urldefrag(link).url for link in visits[url].links if link.startswith("file:")} - set(visits)
     wrong = [f"{url} {complaint}" for url, seen in visits.items() for complaint in seen.wrong]
     for url, seen in visits.items():

@@ -108,6 +108,7 @@ def change_a_feature_and_ship_it(clone: Path, url: str) -> None:
     assert (set(skipped), set(run)) == ({"ingest", "eda"}, affected)
 
 
+@pytest.mark.minutes
 @pytest.mark.timeout(1800)  # all of the pipeline, twice, on whatever machine
 def test_from_a_raw_file_to_two_explained_decisions_and_back(clone: Path) -> None:
     shutil.copy(KAGGLE, clone / "data/raw/paysim.csv")
