@@ -26,6 +26,7 @@ from .model import Model
 from .preprocessing import Rows, preprocess, read_rows
 from .settings import Mendable, Settings
 from .state import Event, State, event_blocks, to_arrays
+from .tables import Explainer
 from .training.train import train
 
 # %% ../nbs/42_experiment.ipynb #d0feb38a
@@ -83,17 +84,15 @@ def answer_times(models: list[Model], events: Path, n_answers: int = 300) -> np.
     block = next(event_blocks(events))
     before = block[:-n_answers]
     asked: Any = to_arrays(block[-n_answers:])
-    states = [State(model.features) for model in models]
+    states, explainers = [State(model.features) for model in models], [Explainer(model) for model in models]
     for state in states:
         state.fold(before)
     taken = np.empty((len(models), n_answers))
     for i in range(n_answers):
         event = Event(*(column[i] for column in asked))
-        for m, (model, state) in enumerate(zip(models, states)):
+        for m, (state, explainer) in enumerate(zip(states, explainers)):
             began = time.perf_counter()
-            row = state.read(event)[None]
-            model.margin(row), model.contributions(row)
-            state.update(event)
+            explainer.explain_one(state.advance(event))
             taken[m, i] = time.perf_counter() - began
     return taken * 1e6
 
