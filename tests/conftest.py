@@ -25,6 +25,7 @@ from mlops_fraud.training.train import train
 
 ROOT = project_root()
 KAGGLE = ROOT / "tests/data/kaggle_head.csv"
+LONGEST = ("test_shared.py", "test_service.py", "test_operations.py", "test_app.py", "test_book.py")
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 
 
@@ -152,8 +153,8 @@ def clone(tmp_path: Path) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    "The longest file first: the others fill the time of the other cores."
-    items.sort(key=lambda item: item.path.name != "test_run.py")
+    "The longest files first, so that no core is left alone with one in the end."
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session", autouse=True)
