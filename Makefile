@@ -11,7 +11,7 @@ run:  ## data, pipeline, champion, API, app and MLflow page; Ctrl-C ends them al
 	@scripts/environment run
 	@exec mlops-fraud run
 
-test:  ## every notebook and test (some: make test NOTEBOOKS=nbs/20_features.ipynb ARGS="-k replay")
+test:  ## notebooks and tests, but test-run's (some: make test NOTEBOOKS=nbs/20_features.ipynb ARGS="-k replay")
 	@scripts/environment test
 	@scripts/engines postgresql redis-server faketime || echo "test: what starts them is left out" >&2
 	@CHROMIUM=$$(scripts/browser) && export CHROMIUM && nbdev-test --timing $(NOTEBOOKS) && exec pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not minutes" $(ARGS)
