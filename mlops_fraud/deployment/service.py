@@ -29,7 +29,7 @@ from .messages import CANNOT_LOAD, problem_of
 from ..ledger import Entry, Ledger, LogFailed, Turn
 from ..order import Behind, Order, OrderAway, OrderClosed
 from ..schemas import TransactionRequest
-from ..scoring import REFUSALS, Answering, Refusal, Scorer, new_id
+from ..scoring import Answering, Refusal, Scorer, new_id
 from ..settings import Mendable, Settings, settings
 from ..state import OutOfOrder, late
 
@@ -38,7 +38,7 @@ BUCKETS = [t * 10**p for p in (-5, -4, -3, -2) for t in (1, 2, 5)] + [0.1, 0.5, 
 METRICS = CollectorRegistry()  # of its own: a notebook and its module may live in one process
 ProcessCollector(registry=METRICS)
 GCCollector(registry=METRICS)
-STAGES = "Seconds by stage: decide (one), block (of a batch), log (all that wait together)"
+STAGES = "Seconds by stage: decide (one by itself), block (several together), log (all that wait together)"
 SECONDS = Histogram("mlops_fraud_seconds", STAGES, ["stage"], buckets=BUCKETS, registry=METRICS)
 DECIDE, BLOCK, LOG = SECONDS.labels("decide"), SECONDS.labels("block"), SECONDS.labels("log")
 DECISIONS = Counter("mlops_fraud_decisions", "Transactions decided", ["decision"], registry=METRICS)
@@ -60,7 +60,8 @@ class Service:
     def __init__(self) -> None:
         self.loaded: Scorer | None = None
         self.retry_at = 0.0  # by the monotonic clock
-        self.waiting: list[asyncio.Future[None]] = []
+        self.arrived: list[tuple[Sequence[TransactionRequest], asyncio.Future[list[Entry | Refusal]]]] = []
+        self.waiting: list[tuple[asyncio.Future[list[Entry | Refusal]], list[Entry | Refusal]]] = []
         self.log = asyncio.Lock()  # held by who writes to it
         self.writing: asyncio.Task[None] | None = None
         self.disk = ThreadPoolExecutor(1, "disk")  # waits for it
@@ -79,45 +80,48 @@ class Service:
             EVENTS.set_function(lambda: self.loaded.state.n_events if self.loaded else 0)
         return self.loaded
 
-    def decide(self, tx: TransactionRequest) -> Entry:
-        "The decision on `tx`; nobody may hear of it before it is `on_disk`."
-        return self._timed(DECIDE, Scorer.decide, tx)
-
-    def decide_each(self, transactions: Sequence[TransactionRequest]) -> list[Entry | Refusal]:
-        "The same for many, with what keeps one from being decided in its place."
-        return self._timed(BLOCK, Scorer.decide_each, transactions)
-
-    def _timed[What, Made](self, stage: Histogram, decide: Callable[[Scorer, What], Made], what: What) -> Made:
-        start, scorer = time.perf_counter(), self.scorer()
-        try:
-            return decide(scorer, what)
-        except REFUSALS:
-            raise
-        except Exception as reason:  # nobody knows of any; but then the past may be ahead of the log
-            self._drop(reason)
-            raise
-        finally:
-            stage.observe(time.perf_counter() - start)
-
     def close(self) -> None:
         "Let the next start go on from here."
         if self.loaded:
             self.loaded.keep()
 
-    async def on_disk(self) -> None:
-        "Wait until all that was decided is on disk. Raises `LogFailed`."
-        waits = asyncio.get_running_loop().create_future()
-        self.waiting.append(waits)
-        if self.writing is None:
-            self.writing = asyncio.create_task(self._write())
-        await waits
-
     async def decided(self, tx: TransactionRequest) -> Entry:
         "The decision on `tx`, on disk."
-        entry = self.decide(tx)
-        if entry.request.transaction_id in self.scorer().unlogged:
-            await self.on_disk()
-        return entry
+        (made,) = await self.decided_each([tx])
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    async def decided_each(self, transactions: Sequence[TransactionRequest]) -> list[Entry | Refusal]:
+        "The same for many, with what keeps one from being decided in its place. Raises `LogFailed`, and what keeps the scorer from loading."
+        loop = asyncio.get_running_loop()
+        if not self.arrived:
+            loop.call_soon(self._decide_arrived)  # when all who are there have asked
+        answer = loop.create_future()
+        self.arrived.append((transactions, answer))
+        return await answer
+
+    def _decide_arrived(self) -> None:
+        arrived, self.arrived = self.arrived, []
+        try:
+            made = iter(self._decisions([tx for transactions, _ in arrived for tx in transactions]))
+        except Exception as reason:
+            _tell([answer for _, answer in arrived], reason)
+            return
+        self.waiting += [(answer, [next(made) for _ in transactions]) for transactions, answer in arrived]
+        if self.writing is None:
+            self.writing = asyncio.create_task(self._write())
+
+    def _decisions(self, transactions: Sequence[TransactionRequest]) -> list[Entry | Refusal]:
+        "The decisions, of which nobody may hear before they are on disk."
+        start, scorer = time.perf_counter(), self.scorer()
+        try:
+            return scorer.decide_each(transactions)
+        except Exception as reason:  # nobody knows of any; but then the past may be ahead of the log
+            self._drop(reason)
+            raise LogFailed(f"something broke ({reason!r}); send the transaction again") from reason
+        finally:
+            (DECIDE if len(transactions) == 1 else BLOCK).observe(time.perf_counter() - start)
 
     async def _write(self) -> None:
         "Put on disk what was decided and tell those who wait for it, until nobody waits."
@@ -130,7 +134,9 @@ class Service:
                     self.waiting += waiting
                     self._drop(reason)
                 else:
-                    _tell(waiting)
+                    for answer, made in waiting:
+                        if not answer.done():
+                            answer.set_result(made)
         self.writing = None
 
     def _drop(self, reason: Exception) -> None:
@@ -138,11 +144,12 @@ class Service:
         print(f"all begins anew from the log: {reason!r}", flush=True)
         self.loaded, self.retry_at = None, time.monotonic() + REST
         waiting, self.waiting = self.waiting, []
-        _tell(waiting, LogFailed(f"the log cannot be written ({reason}); send the transaction again"))
+        _tell([answer for answer, _ in waiting], LogFailed(f"the log cannot be written ({reason}); send the transaction again"))
 
     async def _write_group(self) -> None:
         start, scorer = time.perf_counter(), self.scorer()
-        entries = list(scorer.unlogged.values())
+        if not (entries := list(scorer.unlogged.values())):  # all of it was refused, or is in the log
+            return
         scorer.ledger.insert(entries)
         await asyncio.get_running_loop().run_in_executor(self.disk, scorer.ledger.commit)  # others are decided meanwhile
         scorer.logged(entries)
@@ -163,16 +170,8 @@ class Service:
         except sqlite3.Error as reason:
             raise LogFailed(f"the log cannot be written ({reason}); say it again") from None
 
-    async def decided_each(self, transactions: Sequence[TransactionRequest]) -> list[Entry | Refusal]:
-        "The same for many, with what keeps one from being decided in its place."
-        made = self.decide_each(transactions)
-        if self.scorer().unlogged:
-            await self.on_disk()
-        return made
-
     async def answer_each(self, bodies: Sequence[bytes]) -> list[bytes]:
         "To each transaction of a batch its answer or its problem, as JSON; one wait for the disk."
-        await asyncio.sleep(0)  # what was decided before needs no wait for the disk, but others need their turn
         read = [_read(body) for body in bodies]
         try:
             decided = iter(await self.decided_each([each for each in read if isinstance(each, TransactionRequest)]))
@@ -310,12 +309,6 @@ class SharedService(Service):
         if self.spool:
             raise LogFailed("the log is away; say it again")
         return await super().write(work)
-
-    async def decided(self, tx: TransactionRequest) -> Entry:
-        (made,) = await self.decided_each([tx])
-        if isinstance(made, Exception):
-            raise made
-        return made
 
     async def decided_each(self, transactions: Sequence[TransactionRequest]) -> list[Entry | Refusal]:
         if self.spool:
