@@ -260,7 +260,7 @@ def test_ten_times_too_much_is_refused_in_part_and_what_is_answered_is_kept(
 
     async def ask(port: int, first: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for i in range(first, 3_000, 300):
+        for i in range(first, 3_200, 800):
             body = json.dumps({**rows[i], "step": step, "transaction_id": f"o-{i}"}).encode()
             writer.write(
                 b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
@@ -275,21 +275,21 @@ def test_ten_times_too_much_is_refused_in_part_and_what_is_answered_is_kept(
         writer.close()
 
     async def ask_all(url: str) -> None:
-        await asyncio.gather(*(ask(urlsplit(url).port or 0, first) for first in range(300)))
+        await asyncio.gather(*(ask(urlsplit(url).port or 0, first) for first in range(800)))
 
     @contextmanager
     def serve(project: Project) -> Iterator[tuple[str, int]]:
-        with serving(project.environment(LEDGER=str(path), TURN_SECONDS="0.03"), tmp_path / "logs") as started:
+        with serving(project.environment(LEDGER=str(path), TURN_SECONDS="0.02"), tmp_path / "logs") as started:
             yield started
 
     with serve(project) as (url, _):
         with ThreadPoolExecutor(1) as pool:  # this thread may have a loop already, of a browser's test
             pool.submit(lambda: asyncio.run(ask_all(url))).result()
         time.sleep(0.5)
-        again = httpx.post(f"{url}/predict", json={**rows[3_000], "step": step, "transaction_id": "o-3000"})
+        again = httpx.post(f"{url}/predict", json={**rows[3_200], "step": step, "transaction_id": "o-3200"})
         assert again.status_code == 200  # as soon as the others are gone
-        acknowledged["o-3000"] = again.content
-    assert len(acknowledged) + len(refused) == 3_001 and acknowledged and refused
+        acknowledged["o-3200"] = again.content
+    assert len(acknowledged) + len(refused) == 3_201 and acknowledged and refused
     assert set(refused) == {("503", "1", "Too much at once")}
     found = proven(project, serve, path, acknowledged, step)
     assert found.keys() == acknowledged.keys()
