@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BUCKETS', 'METRICS', 'STAGES', 'SECONDS', 'DECIDE', 'BLOCK', 'LOG', 'DECISIONS', 'DECIDED', 'REFUSED', 'EVENTS',
-           'BROKEN', 'SPOOLED', 'TWICE', 'SWAPS', 'REST', 'AT_ONCE', 'GROUPS', 'HELP', 'COOL', 'ALONE', 'NO_LOG',
-           'SPOOL', 'SPOOL_DONE', 'RETRY_AFTER', 'Service', 'settle', 'Fenced', 'Asked', 'Spool', 'done', 'take_over',
-           'SharedService', 'service_of_settings', 'LogTaken', 'alone', 'follow', 'successor_of']
+           'BROKEN', 'SPOOLED', 'TWICE', 'SWAPS', 'REST', 'GARBAGE', 'AT_ONCE', 'GROUPS', 'HELP', 'COOL', 'ALONE',
+           'NO_LOG', 'SPOOL', 'SPOOL_DONE', 'RETRY_AFTER', 'Service', 'settle', 'Fenced', 'Asked', 'Spool', 'done',
+           'take_over', 'SharedService', 'service_of_settings', 'LogTaken', 'alone', 'follow', 'successor_of']
 
 # %% ../../nbs/58_service.ipynb #61a4f128
 import asyncio
@@ -206,10 +206,14 @@ def _said_of(error: Exception) -> bytes:
     return problem.model_dump_json().encode()
 
 
+GARBAGE = 10_000  # objects more than were freed, before the collector looks for cycles: an answer leaves none, and 700 are a few requests under way
+
+
 def settle() -> None:
     "Take what has just been loaded out of the collector's sight: it stays, and looking at it is a pause of many milliseconds."
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GARBAGE)
 
 # %% ../../nbs/58_service.ipynb #d637a662
 AT_ONCE = 256  # requests that are decided in one turn
