@@ -150,4 +150,4 @@ def serving(world: World, name: str, arguments: list[str], health: str = "/ready
         yield server.url
 
 
-API = ["uvicorn", "mlops_fraud.deployment.api:app", "--log-level", "warning"]
+API = ["uvicorn", "mlops_fraud.deployment.api:app", "--log-level", "warning", "--no-access-log"]

@@ -83,7 +83,7 @@ def servers(root: Path, chosen: Settings) -> list[Server]:
     app, mlflow = f"http://{shown}:{chosen.app_port}", f"http://{shown}:{chosen.mlflow_port}"
     return [
         Server("API", [*python, "uvicorn", "mlops_fraud.deployment.api:app", "--host", host, "--port", str(chosen.api_port), "--log-level", "warning",
-                       "--timeout-graceful-shutdown", "5"], chosen.api_url, "/healthz"),
+                       "--no-access-log", "--timeout-graceful-shutdown", "5"], chosen.api_url, "/healthz"),
         Server("app", [*python, "streamlit", "run", "streamlit_app/app.py", "--server.address", host, "--server.port", str(chosen.app_port),
                        "--server.headless", "true", "--browser.gatherUsageStats", "false"], app, "/_stcore/health"),
         Server("MLflow", [*python, "mlflow", "server", "--backend-store-uri", chosen.tracking_uri, "--host", host, "--port", str(chosen.mlflow_port), "--workers", "1"], mlflow, "/health"),
