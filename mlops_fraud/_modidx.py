@@ -312,6 +312,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'mlops_fraud/deployment/access.py'),
                                                'mlops_fraud.deployment.access._number': ( 'access.html#_number',
                                                                                           'mlops_fraud/deployment/access.py'),
+                                               'mlops_fraud.deployment.access._rest': ( 'access.html#_rest',
+                                                                                        'mlops_fraud/deployment/access.py'),
                                                'mlops_fraud.deployment.access._stamp': ( 'access.html#_stamp',
                                                                                          'mlops_fraud/deployment/access.py'),
                                                'mlops_fraud.deployment.access._too_long': ( 'access.html#_too_long',

@@ -15,11 +15,13 @@ import os
 import secrets
 import string
 import time
+from collections.abc import Generator
 from datetime import UTC, date, datetime
 from functools import cached_property, lru_cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import NamedTuple
+from types import coroutine
+from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -219,6 +221,13 @@ def _too_slow(seconds: float) -> Refused:
     return Refused(408, "Body too slow", detail, connection="close")
 
 # %% ../../nbs/57_access.ipynb #345991aa
+@coroutine
+def _rest(waits_for: Any, coming: Generator[Any, Any, Message]) -> Generator[Any, Any, Message]:
+    "What is `coming`, and was begun outside of a task: there it stopped and `waits_for` something."
+    yield waits_for
+    return (yield from coming)
+
+
 class Exchange:
     "A request and its answer, with a body of at most `limit` bytes that is never silent for `seconds`."
 
@@ -240,15 +249,14 @@ class Exchange:
 
     async def _next(self) -> Message:
         # A timer costs more than all else here. Most bodies are there already: only who would have to wait gets one.
-        there = self._receive()
+        coming = self._receive().__await__()
         try:
-            there.send(None)  # type: ignore[attr-defined]
+            waits_for = next(coming)
         except StopIteration as done:
             return done.value
-        there.close()  # type: ignore[attr-defined]
         try:
             async with asyncio.timeout(self.seconds):
-                return await self._receive()
+                return await _rest(waits_for, coming)
         except TimeoutError:
             raise self._refuse(_too_slow(self.seconds)) from None
 
