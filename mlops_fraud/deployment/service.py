@@ -14,6 +14,7 @@ import fcntl
 import gc
 import sqlite3
 import time
+import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -118,6 +119,7 @@ class Service:
         try:
             return scorer.decide_each(transactions)
         except Exception as reason:  # nobody knows of any; but then the past may be ahead of the log
+            traceback.print_exception(reason)  # clients are only told to send again
             self._drop(reason)
             raise LogFailed(f"something broke ({reason!r}); send the transaction again") from reason
         finally:
