@@ -1267,6 +1267,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_fraud.scoring.Scorer.seen': ('scoring.html#scorer.seen', 'mlops_fraud/scoring.py'),
                                      'mlops_fraud.scoring._champion': ('scoring.html#_champion', 'mlops_fraud/scoring.py'),
                                      'mlops_fraud.scoring._first_answer': ('scoring.html#_first_answer', 'mlops_fraud/scoring.py'),
+                                     'mlops_fraud.scoring._json': ('scoring.html#_json', 'mlops_fraud/scoring.py'),
                                      'mlops_fraud.scoring._kept': ('scoring.html#_kept', 'mlops_fraud/scoring.py'),
                                      'mlops_fraud.scoring._warm_up': ('scoring.html#_warm_up', 'mlops_fraud/scoring.py'),
                                      'mlops_fraud.scoring.canary_of': ('scoring.html#canary_of', 'mlops_fraud/scoring.py'),

@@ -17,12 +17,13 @@ from copy import copy
 from hashlib import blake2b
 from itertools import count, takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
-from pydantic_core import to_json
+from orjson import dumps
+from pydantic import BaseModel
 from tqdm.auto import tqdm
 
 from . import registry
@@ -59,6 +60,10 @@ class Foreign(NamedTuple):
     row: np.ndarray  # float32 (n_features,)
 
 
+def _json(said: dict[str, Any]) -> str:
+    return dumps(said, default=BaseModel.model_dump).decode()
+
+
 class Judge:
     "A version, ready to score, and what it says in every answer."
 
@@ -76,7 +81,7 @@ class Judge:
 
     def _end(self) -> None:
         about = {"thresholds": self.version.model.description.thresholds, "model": self.called, "degraded": self.degraded}
-        self.ending = to_json(about)[1:].decode()  # of every answer
+        self.ending = _json(about)[1:]  # of every answer
 
     def degrade(self, words: str, yes: bool) -> None:
         "Let every answer say `words` of what is missing, or no longer."
@@ -367,7 +372,7 @@ class Scorer:
             "rules": fired,
             "linked": linked,
         }
-        answer = f"{to_json(said)[:-1].decode()},{judge.ending}"
+        answer = f"{_json(said)[:-1]},{judge.ending}"
         return Entry(tx, row, shap, margin, probability, decision, judge.version.version, self.rules.version, answer)
 
     def _fired(self, judge: Judge, tx: TransactionRequest, row: np.ndarray) -> list[FiredRule]:
