@@ -35,11 +35,14 @@ def expected_cost(probability: float, amount: float, costs: Costs) -> ExpectedCo
     return {"approve": probability * amount, "review": costs.review, "block": (1 - probability) * costs.false_block}
 
 
-def total_cost(probability: np.ndarray, y: np.ndarray, amount: np.ndarray, thresholds: Thresholds, costs: Costs) -> float:
-    "What the decisions on these events (each of shape (n,)) cost."
+def total_cost(
+    probability: np.ndarray, y: np.ndarray, amount: np.ndarray, thresholds: Thresholds, costs: Costs, weight: np.ndarray | float = 1.0
+) -> float:
+    "What the decisions on these events (each of shape (n,), and of the `weight` of so many) cost."
     blocked, alerted = probability >= thresholds.block, probability >= thresholds.review
-    missed = amount[~alerted & (y == 1)].sum()
-    return float(missed + costs.review * (alerted & ~blocked).sum() + costs.false_block * (blocked & (y == 0)).sum())
+    missed = (weight * amount)[~alerted & (y == 1)].sum()
+    reviews, false_blocks = (weight * (alerted & ~blocked)).sum(), (weight * (blocked & (y == 0))).sum()
+    return float(missed + costs.review * reviews + costs.false_block * false_blocks)
 
 # %% ../nbs/24_decisions.ipynb #6064fa11
 @njit(cache=True)
@@ -59,8 +62,10 @@ def least_within_reach(values: np.ndarray, last: np.ndarray) -> np.ndarray:
     return found
 
 # %% ../nbs/24_decisions.ipynb #323b5cab
-def choose_thresholds(probability: np.ndarray, y: np.ndarray, amount: np.ndarray, costs: Costs, hours: int) -> Thresholds:
-    """The thresholds with the least `total_cost` on these events of so many `hours`, each of shape (n,).
+def choose_thresholds(
+    probability: np.ndarray, y: np.ndarray, amount: np.ndarray, costs: Costs, hours: int, weight: np.ndarray | float = 1.0
+) -> Thresholds:
+    """The thresholds with the least `total_cost` on these events of so many `hours`, each of shape (n,), and of the `weight` of so many.
 
     Exact: every pair of cuts between different probabilities is considered that leaves the analysts no more reviews
     than they have time for. Where blocking never pays, `block` is 1, and where nothing pays, so is `review`.
@@ -69,11 +74,14 @@ def choose_thresholds(probability: np.ndarray, y: np.ndarray, amount: np.ndarray
     p, fraud = probability[order], y[order] == 1
     cuts = np.r_[0, np.flatnonzero(p[:-1] != p[1:]) + 1, len(p)]
     at = np.r_[1.0, (p[cuts[1:-1] - 1] + p[cuts[1:-1]]) / 2, 0.0]
-    stopped = np.r_[0.0, np.cumsum(np.where(fraud, amount[order], 0.0))]
-    turned_away = np.r_[0.0, np.cumsum(~fraud)]
-    of_review, of_block = costs.review * cuts - stopped[cuts], costs.false_block * turned_away[cuts] - costs.review * cuts
-    most = len(p) if costs.reviews_per_hour is None else costs.reviews_per_hour * hours
-    reviews = least_within_reach(of_review, np.searchsorted(cuts, cuts + most, side="right") - 1)
+    stands_for = np.broadcast_to(np.asarray(weight, np.float64), p.shape)[order]
+    above, turned_away, stopped = (
+        np.r_[0.0, np.cumsum(each)][cuts]
+        for each in (stands_for, np.where(fraud, 0.0, stands_for), np.where(fraud, stands_for * amount[order], 0.0))
+    )
+    of_review, of_block = costs.review * above - stopped, costs.false_block * turned_away - costs.review * above
+    most = above[-1] if costs.reviews_per_hour is None else costs.reviews_per_hour * hours
+    reviews = least_within_reach(of_review, np.searchsorted(above, above + most, side="right") - 1)
     block = int(np.argmin(of_block + of_review[reviews]))
     return Thresholds(review=float(at[reviews[block]]), block=float(at[block]))
 

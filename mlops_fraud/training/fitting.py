@@ -4,15 +4,13 @@
 
 # %% auto #0
 __all__ = ['SHARES', 'PATIENCE', 'SLACK', 'FEW', 'TREES_UNJUDGED', 'LOOK_EVERY', 'BAR_FROM', 'BAR_EVERY', 'NO_BAR', 'MAX_DEPTH',
-           'sample_weights', 'training_sample', 'hard_rows', 'Watch', 'settled', 'Fit', 'can_judge', 'watch', 'grow',
-           'fit', 'live_average_precision']
+           'sample_weights', 'training_sample', 'hard_rows', 'Watch', 'settled', 'Fit', 'watch', 'grow', 'fit']
 
 # %% ../../nbs/29_fitting.ipynb #26569b68
 from typing import Any, NamedTuple
 
 import numpy as np
 import xgboost as xgb
-from sklearn.metrics import average_precision_score
 
 from ..measures import traffic_masks
 from ..preprocessing import Rows
@@ -49,9 +47,9 @@ NO_BAR = np.empty(0)
 MAX_DEPTH = 8
 
 
-def hard_rows(rows: Rows) -> np.ndarray:
-    "Which rows, bool (n,), are hard to rank: transfers and cash-outs in live hours."
-    return traffic_masks(rows)["live"] & np.isin(rows.type, ("TRANSFER", "CASH_OUT"))
+def hard_rows(rows: Rows, live: np.ndarray) -> np.ndarray:
+    "Which rows, bool (n,), are hard to rank: transfers and cash-outs in hours that are `live`, bool (n,)."
+    return live & np.isin(rows.type, ("TRANSFER", "CASH_OUT"))
 
 
 class Watch(xgb.callback.TrainingCallback):
@@ -83,15 +81,11 @@ class Fit(NamedTuple):
     curve: np.ndarray  # float64 (n_looks,): average precision on the watched rows, every `LOOK_EVERY` trees; empty where they judge nothing
 
 
-def can_judge(rows: Rows) -> bool:
-    "Whether the hard rows of `rows` hold enough frauds to judge by."
-    return rows.y[hard_rows(rows)].sum() >= FEW
-
-
-def watch(validation: Rows) -> xgb.DMatrix | None:
-    "The hard rows of `validation`; None where they cannot judge."
-    hard = hard_rows(validation)
-    return xgb.DMatrix(validation.x[hard], validation.y[hard]) if can_judge(validation) else None
+def watch(rows: Rows, hard: np.ndarray, weight: np.ndarray | None = None) -> xgb.DMatrix | None:
+    "Those of `rows` that are `hard`, bool (n,), of the `weight` of so many; None where they hold too few frauds to judge by."
+    if rows.y[hard].sum() < FEW:
+        return None
+    return xgb.DMatrix(rows.x[hard], rows.y[hard], weight=None if weight is None else weight[hard])
 
 
 def grow(
@@ -111,12 +105,5 @@ def grow(
 
 def fit(params: dict[str, Any], sample: xgb.DMatrix, validation: Rows, max_trees: int, seed: int) -> xgb.Booster:
     "One fit, by itself: the trees of `grow`."
-    return grow(params, sample, watch(validation), max_trees, seed).booster
-
-# %% ../../nbs/29_fitting.ipynb #ff09e21c
-def live_average_precision(score: np.ndarray, rows: Rows) -> float:
-    "Average precision of `score` (n,) on the rows in live hours (scikit-learn's step-wise sum); on all, if those have too few frauds."
-    live = traffic_masks(rows)["live"]
-    if rows.y[live].sum() < FEW:
-        live[:] = True
-    return float(average_precision_score(rows.y[live], score[live]))
+    hard = hard_rows(validation, traffic_masks(validation)["live"])
+    return grow(params, sample, watch(validation, hard), max_trees, seed).booster
