@@ -8,6 +8,11 @@ __all__ = ['TRACED', 'app', 'Explain', 'Key', 'BLOCK', 'AHEAD', 'LONGEST', 'MOST
            'feedback', 'model', 'alive', 'ready', 'metrics', 'Split', 'Invocation', 'Predictions', 'ping',
            'invocations', 'with_problem', 'documentation']
 
+# %% ../../nbs/60_api.ipynb #a6371194
+import gc
+
+gc.disable()
+
 # %% ../../nbs/60_api.ipynb #4113c676
 import asyncio
 import os
@@ -37,6 +42,8 @@ from ..schemas import DecisionResponse, TransactionRequest
 from ..scoring import REFUSALS
 from ..settings import settings
 
+gc.enable()
+
 # %% ../../nbs/60_api.ipynb #fcf1a9f7
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -44,11 +51,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     log = settings().log
     lock = alone(log) if isinstance(log, Path) else None
     service = app.state.service = service_of_settings(settings())
+    gc.disable()
     try:
         service.scorer()
     except CANNOT_LOAD as reason:
         print(f"not ready: {reason}", flush=True)
     app.state.casework = await open_casework(service) if service.loaded else None
+    gc.enable()
     tasks = [asyncio.create_task(follow(service, settings().follow_seconds))] if settings().follow_seconds else []
     if isinstance(service, SharedService):
         tasks.append(asyncio.create_task(service.keep_up()))
