@@ -18,7 +18,7 @@ from world import World, grown, model_of, n_leaves, rows_of, timed
 from mlops_fraud.deployment.service import settle
 from mlops_fraud.explain import reasons
 from mlops_fraud.ledger import Ledger
-from mlops_fraud.schemas import TransactionRequest
+from mlops_fraud.schemas import read_request
 from mlops_fraud.scoring import Scorer
 from mlops_fraud.state import State, past, to_event
 from mlops_fraud.tables import CLOSE, Explainer, probes
@@ -60,7 +60,7 @@ def decisions(scorer: Scorer, bodies: list[bytes]) -> tuple[np.ndarray, np.ndarr
     flushes = []
 
     def decide(body: bytes) -> None:
-        scorer.decide(TransactionRequest.model_validate_json(body))
+        scorer.decide(read_request(body))
 
     decided = []
     for start in range(0, len(bodies), FLUSH_EVERY):
@@ -92,7 +92,7 @@ def stage(name: str) -> Callable[[Stage], Stage]:
 
 @stage("parse and check the JSON")
 def parse(scorer: Scorer, at: Passing) -> None:
-    at.tx = TransactionRequest.model_validate_json(at.body)
+    at.tx = read_request(at.body)
 
 
 @stage("features")
@@ -128,7 +128,7 @@ def include(scorer: Scorer, at: Passing) -> None:
 
 def by_stage(scorer: Scorer, bodies: list[bytes]) -> dict[str, np.ndarray]:
     "Microseconds of each stage of each decision; the stages of one decision follow one another."
-    example = json.loads(scorer.answer(TransactionRequest.model_validate_json(bodies[0])).answer)
+    example = json.loads(scorer.answer(read_request(bodies[0])).answer)
     passing = (Passing(body, example) for body in bodies)
     took = [[timed(lambda at, run=run: run(scorer, at), [one])[0] for run in STAGES.values()] for one in passing]  # type: ignore[misc]
     return dict(zip(STAGES, np.array(took).T))

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .schemas import TransactionRequest
+from .schemas import TransactionRequest, read_request
 
 # %% ../nbs/47_order.ipynb #90ac4df3
 TAIL = 10_000  # positions that are kept behind the log's end: who is slower reads them from the log
@@ -115,7 +115,7 @@ class Order:
             raise OrderClosed("the order was closed: Redis began anew, or another service could not reach it")
         if status == b"behind":
             raise Behind
-        before = [(int(at.split(b"-")[0]), TransactionRequest.model_validate_json(said[1])) for at, said in answer[1]]
+        before = [(int(at.split(b"-")[0]), read_request(said[1])) for at, said in answer[1]]
         if status == b"more":
             return Placed(answer[0], before, [], True)
         return Placed(answer[0], before, [(what.decode(), number) for what, number in answer[2]], False)

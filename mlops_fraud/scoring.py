@@ -217,9 +217,7 @@ class Scorer:
         found = self.placed[position]
         if isinstance(found, Entry):
             return found
-        judge = self._judge(found.request)
-        margin, shap = judge.explainer.explain_one(found.row)
-        return next(self._entries([judge], [found.request], found.row[None], [margin], shap[None]))
+        return self._entry(found.request, found.row)
 
     @property
     def seen(self) -> int:
@@ -329,7 +327,13 @@ class Scorer:
         margins, shap = self.champion.explainer.explain(rows)
         if self.canary and (own := [i for i, judge in enumerate(judges) if judge is self.canary]):
             margins[own], shap[own] = self.canary.explainer.explain(rows[own])
-        return [self._counted(entry) for entry in self._entries(judges, transactions, rows, margins.tolist(), shap)]
+        told = reasons(self.champion.sayings, rows, shap, self.n_reasons)
+        transferred = self._transferred(transactions, rows)
+        made = zip(judges, transactions, rows, margins.tolist(), shap, told)
+        return [
+            self._counted(self._verdict(judge, tx, row, margin, parts, why, self._linked(tx, transferred)))
+            for judge, tx, row, margin, parts, why in made
+        ]
 
     def _judge(self, tx: TransactionRequest) -> Judge:
         "Who decides on `tx`."
@@ -337,23 +341,11 @@ class Scorer:
 
     def _entry(self, tx: TransactionRequest, row: np.ndarray) -> Entry:
         "The decision on `tx` with the features `row`, float32 (n_features,)."
-        judge = self._judge(tx)
+        judge, rows = self._judge(tx), row[None]
         margin, shap = judge.explainer.explain_one(row)
-        return next(self._entries([judge], [tx], row[None], [margin], shap[None]))
-
-    def _entries(
-        self,
-        judges: Sequence[Judge],
-        transactions: Sequence[TransactionRequest],
-        rows: np.ndarray,
-        margins: Sequence[float],
-        shap: np.ndarray,
-    ) -> Iterator[Entry]:
-        "The decisions of `judges` on `transactions` with these features, scores and SHAP values, float32 (n, n_features) and (n, n_features + 1)."
-        told = reasons(self.champion.sayings, rows, shap, self.n_reasons)
-        transferred = self._transferred(transactions, rows)
-        for judge, tx, row, margin, parts, why in zip(judges, transactions, rows, margins, shap, told):
-            yield self._verdict(judge, tx, row, margin, parts, why, self._linked(tx, transferred))
+        (why,) = reasons(self.champion.sayings, rows, shap[None], self.n_reasons)
+        linked = self._linked(tx, self._transferred([tx], rows)) if tx.type == "CASH_OUT" else []
+        return self._verdict(judge, tx, row, margin, shap, why, linked)
 
     def _verdict(
         self, judge: Judge, tx: TransactionRequest, row: np.ndarray, margin: float, shap: np.ndarray, why: list[Reason], linked: list[str]

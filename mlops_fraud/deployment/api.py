@@ -38,7 +38,7 @@ from .desk import Action, Assignment, Finding, open_casework, record_of, router,
 from .messages import CANNOT_LOAD, NOT_ANSWERED, About, Label, Ready, Record, problem_of, problems
 from .service import METRICS, REFUSED, SharedService, alone, follow, service_of_settings
 from ..ledger import Entry, IdTaken, LogFailed
-from ..schemas import DecisionResponse, TransactionRequest
+from ..schemas import DecisionResponse, TransactionRequest, read_request
 from ..scoring import REFUSALS
 from ..settings import settings
 
@@ -138,7 +138,7 @@ def _plain(message: Any) -> TransactionRequest | None:
     if message["type"] != "http.request" or message.get("more_body"):
         return None
     try:
-        return TransactionRequest.model_validate_json(message["body"])
+        return read_request(message["body"])
     except ValidationError:
         return None
 

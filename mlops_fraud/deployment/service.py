@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from .messages import CANNOT_LOAD, problem_of
 from ..ledger import Entry, Ledger, LogFailed, Turn
 from ..order import Behind, Order, OrderAway, OrderClosed
-from ..schemas import TransactionRequest
+from ..schemas import TransactionRequest, read_request
 from ..scoring import Answering, Refusal, Scorer, new_id
 from ..settings import Mendable, Settings, settings
 from ..state import OutOfOrder, late
@@ -197,7 +197,7 @@ def _count(entries: Sequence[Entry]) -> None:
 
 def _read(body: bytes) -> TransactionRequest | ValidationError:
     try:
-        return TransactionRequest.model_validate_json(body)
+        return read_request(body)
     except ValidationError as error:
         return error
 
