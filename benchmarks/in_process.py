@@ -1,6 +1,5 @@
 """What a decision takes without a network: as a whole, stage by stage, and beside XGBoost's own SHAP values."""
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -12,7 +11,6 @@ import numpy as np
 import polars as pl
 import xgboost as xgb
 from pipeline import table
-from pydantic_core import to_json
 from world import World, grown, model_of, n_leaves, rows_of, timed
 
 from mlops_fraud.deployment.service import settle
@@ -74,11 +72,12 @@ class Passing:
     "A transaction on its way through the stages."
 
     body: bytes
-    example: dict[str, Any]  # of an answer's fields
     tx: Any = None
     row: Any = None
+    margin: Any = None
     shap: Any = None
     reasons: Any = None
+    linked: Any = None
 
 
 Stage = Callable[[Scorer, Passing], None]
@@ -102,7 +101,7 @@ def features(scorer: Scorer, at: Passing) -> None:
 
 @stage("score and SHAP values")
 def score(scorer: Scorer, at: Passing) -> None:
-    at.shap = scorer.champion.explainer.explain_one(at.row)[1]
+    at.margin, at.shap = scorer.champion.explainer.explain_one(at.row)
 
 
 @stage("reasons")
@@ -110,15 +109,14 @@ def say_why(scorer: Scorer, at: Passing) -> None:
     (at.reasons,) = reasons(scorer.champion.sayings, at.row[None], at.shap[None], scorer.n_reasons)
 
 
-@stage("the transfer that it cashes out, in the log")
+@stage("the transfer that it cashes out, if its features do not rule one out")
 def link(scorer: Scorer, at: Passing) -> None:
-    if at.tx.type == "CASH_OUT":
-        scorer.ledger.latest_transfers([at.tx.amount])
+    at.linked = scorer._linked(at.tx, scorer._transferred([at.tx], at.row[None])) if at.tx.type == "CASH_OUT" else []
 
 
-@stage("answer and its JSON")
+@stage("verdict, costs, the answer and its JSON")
 def answer(scorer: Scorer, at: Passing) -> None:
-    to_json(at.example | {"reasons": at.reasons}).decode()
+    scorer._verdict(scorer.champion, at.tx, at.row, at.margin, at.shap, at.reasons, at.linked)
 
 
 @stage("the past includes it")
@@ -128,8 +126,7 @@ def include(scorer: Scorer, at: Passing) -> None:
 
 def by_stage(scorer: Scorer, bodies: list[bytes]) -> dict[str, np.ndarray]:
     "Microseconds of each stage of each decision; the stages of one decision follow one another."
-    example = json.loads(scorer.answer(read_request(bodies[0])).answer)
-    passing = (Passing(body, example) for body in bodies)
+    passing = map(Passing, bodies)
     took = [[timed(lambda at, run=run: run(scorer, at), [one])[0] for run in STAGES.values()] for one in passing]  # type: ignore[misc]
     return dict(zip(STAGES, np.array(took).T))
 
@@ -146,7 +143,7 @@ def decision_table(world: World, n_rows: int) -> str:
     rows = [
         line("a decision, from JSON to JSON", decided, DECISION_GOAL),
         *(line(f"· {name}", part) for name, part in parts.items()),
-        ["· all else: an id, verdict, costs", f"{rest:.1f}", "", "", ""],
+        ["· all else: an id, an entry for the log", f"{rest:.1f}", "", "", ""],
         line(f"flush of {FLUSH_EVERY} to the log", flushes),
         line("· a row", flushes / FLUSH_EVERY),
     ]
