@@ -27,7 +27,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .messages import Problem
 from ..settings import Mendable, Settings, settings
 
 # %% ../../nbs/57_access.ipynb #158c4c13
@@ -203,6 +202,8 @@ class Refused(HTTPException):
 
     def answer(self) -> JSONResponse:
         "As `application/problem+json` (RFC 9457)."
+        from mlops_fraud.deployment.messages import Problem  # not above: who makes a key need not wait for all that an answer needs
+
         content = Problem(title=self.title, status=self.status_code, detail=self.detail)
         return JSONResponse(content.model_dump(), self.status_code, self.headers, "application/problem+json")
 
