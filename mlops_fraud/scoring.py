@@ -30,14 +30,14 @@ from . import registry
 from .data.ingest import valid_blocks
 from .decisions import expected_cost, verdict
 from .explain import Saying, explanation, reasons
-from .features import Event, Feature, fingerprint
+from .features import Feature, fingerprint
 from .ledger import Entry, IdTaken, Ledger, said
 from .model import UnusableModel, platt
 from .registry import NoModel, Version
 from .rules import NO_RULES, Rules, Tried, dry_run, read_rules, rules_version
-from .schemas import COLUMNS, DecisionResponse, FiredRule, ModelVersion, Reason, TransactionRequest
+from .schemas import COLUMNS, DecisionResponse, FiredRule, ModelVersion, Reason, TransactionRequest, read_request
 from .settings import Mendable, Settings, settings
-from .state import KEPT, NO_HISTORY, OutOfOrder, State, StateMismatch, late, past, stacked, to_event
+from .state import KEPT, NO_HISTORY, OutOfOrder, State, StateMismatch, late, past, to_event, to_events
 from .tables import Explainer
 
 # %% ../nbs/54_scoring.ipynb #c544b946
@@ -179,7 +179,7 @@ class Scorer:
         scorer = cls(version, state, log, chosen.n_reasons, rules, chosen.hours_ahead, canary_of(version, chosen), away)
         scorer.keep()
         scorer.answering = answering  # also what was named and cannot answer
-        _warm_up(scorer.champion.explainer)
+        _warm_up(scorer.champion)
         return scorer
 
     def catch_up(self) -> None:
@@ -200,7 +200,7 @@ class Scorer:
 
     def include(self, before: Sequence[tuple[int, TransactionRequest]]) -> None:
         "Let the past include what other services placed at these positions."
-        rows = self.state.fold_arrays(stacked([to_event(tx) for _, tx in before])) if before else ()
+        rows = self.state.fold_arrays(to_events([tx for _, tx in before])) if before else ()
         for (position, tx), row in zip(before, rows):
             self.placed[position] = Foreign(tx, row)
             if tx.type == "TRANSFER":
@@ -323,7 +323,7 @@ class Scorer:
         "The decisions on transactions that are new and in order."
         if not transactions:
             return []
-        rows, judges = self.state.fold_arrays(stacked([to_event(tx) for tx in transactions])), [self._judge(tx) for tx in transactions]
+        rows, judges = self.state.fold_arrays(to_events(transactions)), [self._judge(tx) for tx in transactions]
         margins, shap = self.champion.explainer.explain(rows)
         if self.canary and (own := [i for i, judge in enumerate(judges) if judge is self.canary]):
             margins[own], shap[own] = self.canary.explainer.explain(rows[own])
@@ -473,13 +473,16 @@ def _first_answer(seen: Entry | None, tx: TransactionRequest) -> Entry:
         raise IdTaken(f"transaction_id = {tx.transaction_id!r} was answered for another transaction; send a new id")
     return seen
 
-# %% ../nbs/54_scoring.ipynb #0a421acb
-def _warm_up(explainer: Explainer) -> None:
+# %% ../nbs/54_scoring.ipynb #26823467
+def _warm_up(judge: Judge) -> None:
     "Have every compiled part of an answer called once, on a past that is thrown away."
-    state, nothing = State(explainer.model.features), Event(0.0, 0, 0.0, np.uint64(0))
-    state.advance(nothing)
-    explainer.explain_one(state.read(nothing))
-    explainer.explain(state.fold_arrays(stacked([nothing])))
+    tx = read_request('{"step": 0, "type": "PAYMENT", "amount": 0, "nameOrig": "C1", "nameDest": "C2"}')
+    state = State(judge.version.model.features)
+    margin, shap = judge.explainer.explain_one(state.advance(to_event(tx)))
+    rows = state.fold_arrays(to_events([tx]))
+    judge.explainer.explain(rows)
+    reasons(judge.sayings, rows, shap[None], 1)
+    platt(margin, 1.0, 0.0)
 
 # %% ../nbs/54_scoring.ipynb #8c0b2fb0
 def try_rules(path: Path, chosen: Settings | None = None) -> list[Tried]:

@@ -27,7 +27,7 @@ from mlops_fraud.order import Order, Placed
 from mlops_fraud.schemas import COLUMNS, TransactionRequest
 from mlops_fraud.scoring import Scorer
 from mlops_fraud.settings import read_settings, settings
-from mlops_fraud.state import State, stacked, to_event
+from mlops_fraud.state import State, to_events
 
 AWAY, NO_LOG = b"no order: Redis is away", b"no log: what other services decide is unknown"
 PATIENT = {"TURN_SECONDS": "30"}  # refuse nobody because this machine is busy
@@ -126,7 +126,7 @@ def exact(log: str, clients: Clients, record: Record) -> dict[str, bytes]:
     found = {str(entry.request.transaction_id): entry.answer.encode() for entry in entries}
     assert verify_log(log).decisions == len(found) == len(entries)
     assert {id: found.get(id) for id in clients.acknowledged} == clients.acknowledged
-    alone = State().fold_arrays(stacked([to_event(entry.request) for entry in entries]))
+    alone = State().fold_arrays(to_events([entry.request for entry in entries]))
     with_log = [NO_LOG not in entry.answer.encode() for entry in entries]
     np.testing.assert_array_equal(np.array([entry.features for entry in entries])[with_log], alone[with_log])
     ledger.close()
