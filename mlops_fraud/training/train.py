@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ..decisions import Costs, choose_thresholds, thresholds_by_costs, within_capacity
 from ..features import FEATURES, Feature
-from ..model import Calibration, Model
+from ..model import Calibration, Model, platt
 from ..preprocessing import Rows
 from .fitting import FEW, fit, training_sample
 
@@ -40,11 +40,13 @@ def train(
     "The model that `params` give: fitted on `train` rows of `features`, calibrated and given thresholds on `validation`."
     booster = fit(params, training_sample(train, genuine_rows, seed), validation, max_trees, seed)
     unset = thresholds_by_costs(costs, float(train.amount[train.y == 1].mean()))
-    if validation.y.sum() < FEW:
-        probability = Model(booster, Calibration(), unset).probability(validation.x)
-        return Model(booster, Calibration(), within_capacity(unset, probability, costs, validation.hours), features, costs)
-    calibration = calibrate(Model(booster, Calibration(), unset).margin(validation.x), validation.y)
-    probability = Model(booster, calibration, unset).probability(validation.x)
-    return Model(
-        booster, calibration, choose_thresholds(probability, validation.y, validation.amount, costs, validation.hours), features, costs
+    judges = validation.y.sum() >= FEW
+    margin = Model(booster, Calibration(), unset, features).margin(validation.x)
+    calibration = calibrate(margin, validation.y) if judges else Calibration()
+    probability = platt(margin, calibration.slope, calibration.intercept)
+    thresholds = (
+        choose_thresholds(probability, validation.y, validation.amount, costs, validation.hours)
+        if judges
+        else within_capacity(unset, probability, costs, validation.hours)
     )
+    return Model(booster, calibration, thresholds, features, costs)
