@@ -733,6 +733,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_fraud.explain.explanation': ('explain.html#explanation', 'mlops_fraud/explain.py'),
                                      'mlops_fraud.explain.in_words': ('explain.html#in_words', 'mlops_fraud/explain.py'),
                                      'mlops_fraud.explain.reasons': ('explain.html#reasons', 'mlops_fraud/explain.py'),
+                                     'mlops_fraud.explain.shortest': ('explain.html#shortest', 'mlops_fraud/explain.py'),
+                                     'mlops_fraud.explain.shortest_each': ('explain.html#shortest_each', 'mlops_fraud/explain.py'),
                                      'mlops_fraud.explain.strongest': ('explain.html#strongest', 'mlops_fraud/explain.py')},
             'mlops_fraud.features': { 'mlops_fraud.features.Event': ('features.html#event', 'mlops_fraud/features.py'),
                                       'mlops_fraud.features.Feature': ('features.html#feature', 'mlops_fraud/features.py'),

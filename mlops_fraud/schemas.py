@@ -72,7 +72,8 @@ class TransactionRequest(BaseModel):
 
 # %% ../nbs/01_schemas.ipynb #0d32173b
 _shape: Any = TransactionRequest.__pydantic_core_schema__
-_as_sent = SchemaValidator({**_shape, "schema": _shape["schema"]["schema"]})  # the model around its fields, without the step between
+# The model around its fields, without the step between; unless it is told not to, pydantic takes the model's own validator, which has the step.
+_as_sent = SchemaValidator({**_shape, "schema": _shape["schema"]["schema"]}, _use_prebuilt=False)
 
 
 def read_request(body: str | bytes) -> TransactionRequest:

@@ -325,14 +325,16 @@ class Scorer:
             return []
         rows, judges = self.state.fold_arrays(to_events(transactions)), [self._judge(tx) for tx in transactions]
         margins, shap = self.champion.explainer.explain(rows)
+        probabilities = self.champion.version.model.calibrated(margins)
         if self.canary and (own := [i for i, judge in enumerate(judges) if judge is self.canary]):
             margins[own], shap[own] = self.canary.explainer.explain(rows[own])
+            probabilities[own] = self.canary.version.model.calibrated(margins[own])
         told = reasons(self.champion.sayings, rows, shap, self.n_reasons)
         transferred = self._transferred(transactions, rows)
-        made = zip(judges, transactions, rows, margins.tolist(), shap, told)
+        made = zip(judges, transactions, rows, margins.tolist(), shap, probabilities.tolist(), told)
         return [
-            self._counted(self._verdict(judge, tx, row, margin, parts, why, self._linked(tx, transferred)))
-            for judge, tx, row, margin, parts, why in made
+            self._counted(self._verdict(judge, tx, row, margin, parts, probability, why, self._linked(tx, transferred)))
+            for judge, tx, row, margin, parts, probability, why in made
         ]
 
     def _judge(self, tx: TransactionRequest) -> Judge:
@@ -345,13 +347,15 @@ class Scorer:
         margin, shap = judge.explainer.explain_one(row)
         (why,) = reasons(self.champion.sayings, rows, shap[None], self.n_reasons)
         linked = self._linked(tx, self._transferred([tx], rows)) if tx.type == "CASH_OUT" else []
-        return self._verdict(judge, tx, row, margin, shap, why, linked)
+        calibration = judge.version.model.description.calibration
+        probability = platt(margin, calibration.slope, calibration.intercept)
+        return self._verdict(judge, tx, row, margin, shap, probability, why, linked)
 
     def _verdict(
-        self, judge: Judge, tx: TransactionRequest, row: np.ndarray, margin: float, shap: np.ndarray, why: list[Reason], linked: list[str]
-    ) -> Entry:
+        self, judge: Judge, tx: TransactionRequest, row: np.ndarray, margin: float, shap: np.ndarray, probability: float,
+        why: list[Reason], linked: list[str],
+    ) -> Entry:  # fmt: skip
         model = judge.version.model.description
-        probability = platt(margin, model.calibration.slope, model.calibration.intercept)
         fired = self._fired(judge, tx, row) if self.rules.rules else []
         decision = fired[0].decision if fired else verdict(probability, model.thresholds)
         said = {  # a `DecisionResponse`, whose checks would take as long as all that was computed
@@ -460,11 +464,11 @@ def keep_past(chosen: Settings | None = None) -> str:
 # %% ../nbs/54_scoring.ipynb #534baf18
 def new_id() -> str:
     "An id that nobody has; later ones sort after earlier ones, so that the log's index grows at its end."
-    return f"{_OURS}{next(_count):012x}"
+    return f"{_OURS}{next(_count):09x}"
 
 
 # Of this process; to ask the system each time takes longer than a score.
-_OURS, _count = f"{time.time_ns():016x}{secrets.token_hex(6)}", count()
+_OURS, _count = f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)}", count()
 
 
 def _first_answer(seen: Entry | None, tx: TransactionRequest) -> Entry:
