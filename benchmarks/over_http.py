@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import polars as pl
 from pipeline import table
-from world import API, CLIENT_CORE, World, pinned, register, serving
+from world import API, CLIENT_CORE, World, on_core, pinned, register, serving
 
 from mlops_fraud.deployment.local import CannotRun
 from mlops_fraud.state import State
@@ -104,31 +104,38 @@ def measured(server: str, url: str, bodies: Path, connections: int, seconds: flo
 # ---- the servers
 
 
-def ours(world: World, bodies: Path, seconds: float) -> tuple[list[Load], str]:
-    "This service at all numbers of connections, and its batches."
+def ours(world: World, bodies: Path, seconds: float) -> list[Load]:
+    "This service at all numbers of connections."
     with serving(world, "ours", API) as url:
         ledger = world.folder / "ours.sqlite"
-        loads = [measured("this service", f"{url}/predict", bodies, n, seconds, part, ledger) for part, n in enumerate(CONNECTIONS)]
-        return loads, batches(url, bodies)
+        return [measured("this service", f"{url}/predict", bodies, n, seconds, part, ledger) for part, n in enumerate(CONNECTIONS)]
 
 
-def batches(url: str, bodies: Path) -> str:
-    "Transactions a second by one long POST /predict/batch, in words; the client reads while it sends."
-    lines = bodies.read_bytes().splitlines(keepends=True)[-BATCH:]
-    body, where = b"".join(lines), urlsplit(url)
+def batches(world: World, bodies: Path) -> str:
+    "Transactions a second by one long POST /predict/batch, in words, of a service and a log of its own: the disk is still busy with what another took."
+    lines = bodies.read_bytes().splitlines(keepends=True)
+    with serving(world, "batches", API) as url, on_core(CLIENT_CORE):
+        taken(url, lines[: BATCH // 10])
+        began, answered = time.perf_counter(), taken(url, lines[-BATCH:])
+        per_second = answered / (time.perf_counter() - began)
+    missing = len(lines[-BATCH:]) - answered
+    complete = f" ({missing:,} lines were not answered)" if missing else ""
+    reached = "yes" if not missing and per_second >= BATCH_GOAL else "no"
+    return f"POST /predict/batch, {answered:,} lines in one request: {per_second:,.0f} transactions/s{complete}; goal {BATCH_GOAL:,}: {reached}."
+
+
+def taken(url: str, lines: list[bytes]) -> int:
+    "The lines of the answer to one POST /predict/batch of these `lines`; the client reads while it sends."
+    body, where, answered = b"".join(lines), urlsplit(url), 0
     headers = HEADERS | {"host": where.netloc, "content-type": "application/x-ndjson", "content-length": str(len(body))}
     head = "POST /predict/batch HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
-    began, answered = time.perf_counter(), 0
     with socket.create_connection((where.hostname, where.port)) as line, ThreadPoolExecutor(1) as sender:
         sender.submit(line.sendall, head.encode() + body)
         answer = http.client.HTTPResponse(line)
         answer.begin()
         while piece := answer.read(1 << 16):
             answered += piece.count(b"\n")
-    per_second = answered / (time.perf_counter() - began)
-    complete = "" if answered == len(lines) else f" ({len(lines) - answered:,} lines were not answered)"
-    reached = "yes" if not complete and per_second >= BATCH_GOAL else "no"
-    return f"POST /predict/batch, {len(lines):,} lines in one request: {per_second:,.0f} transactions/s{complete}; goal {BATCH_GOAL:,}: {reached}."
+    return answered
 
 
 def plain(world: World, bodies: Path, seconds: float) -> list[Load]:
@@ -175,8 +182,7 @@ def report(folder: Path, seconds: float) -> str:
     world = World(folder)
     register(world)
     bodies = world.write_bodies()
-    loads, batch = ours(world, bodies, seconds)
-    lines = [load.row for load in loads]
+    lines, batch = [load.row for load in ours(world, bodies, seconds)], batches(world, bodies)
     for run in (granian, plain, mlflow):
         lines += attempt(run.__name__, run, world, bodies, seconds)
     header = "server | connections | requests/s | p50 ms | p99 ms | failed | answered | in the log | goal reached"

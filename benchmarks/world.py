@@ -122,6 +122,19 @@ def pinned(core: int) -> list[str]:
     return ["taskset", "-c", str(core)] if shutil.which("taskset") and core < (os.cpu_count() or 1) else []
 
 
+@contextmanager
+def on_core(core: int) -> Iterator[None]:
+    "Keep this process to `core` meanwhile, where that can be had."
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if core in before:
+        os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        if before:
+            os.sched_setaffinity(0, before)
+
+
 def free_port() -> int:
     "A port that nothing listens on."
     with socket.socket() as probe:
