@@ -31,8 +31,8 @@ def verdict(probability: float, thresholds: Thresholds) -> Verdict:
 
 
 def expected_cost(probability: float, amount: float, costs: Costs) -> ExpectedCost:
-    "What each decision on an event costs on average: a missed fraud its amount, a review its time, a false block its sum."
-    return {"approve": probability * amount, "review": costs.review, "block": (1 - probability) * costs.false_block}
+    "What each decision on an event costs on average, to the cent: a missed fraud its amount, a review its time, a false block its sum."
+    return {"approve": round(probability * amount, 2), "review": costs.review, "block": round((1 - probability) * costs.false_block, 2)}
 
 
 def total_cost(

@@ -24,7 +24,7 @@ import pyarrow as pa
 from numba import vectorize
 
 from .features import ANY, ENTITIES, FEATURES, Event, Feature, compile_plan, entity_key, type_mask
-from .preprocessing import Rows, Timeline, _as_rows, split_column, split_summary, timeline
+from .preprocessing import Rows, Timeline, as_rows, split_column, split_summary, timeline
 from .settings import Settings
 from .state import BLOCK_ROWS, FOLDED, OutOfOrder, State, to_arrays
 
@@ -158,7 +158,7 @@ def assembled(
     rows = np.full((events.height, len(features)), np.nan, np.float32)
     fill(rows, first, both.drop_nulls("part"), parts_of(features))
     split = split_column(events["step"].to_numpy(), first, line).cast(pl.String)
-    made = _as_rows(rows, [feature.name for feature in features], events, split)
+    made = as_rows(rows, [feature.name for feature in features], events, split)
     yield from made.cast(schema).to_batches(1 << 16)  # blocks of a size that Java takes
 
 
