@@ -16,16 +16,13 @@ from world import World, grown, model_of, n_leaves, rows_of, timed
 from mlops_fraud.deployment.service import settle
 from mlops_fraud.explain import reasons
 from mlops_fraud.ledger import Ledger
-from mlops_fraud.model import platt
 from mlops_fraud.schemas import read_request
 from mlops_fraud.scoring import Scorer
 from mlops_fraud.state import State, past, to_event
 from mlops_fraud.tables import CLOSE, Explainer, probes
 
-FLUSH_EVERY, SELDOM = (
-    64,
-    1_000,
-)  # decisions to one write of the log: as under load, and so few that 99 % of the decisions are not the next one
+FLUSH_EVERY = 64  # decisions to one write of the log, as under load
+SELDOM = 1_000  # so few writes that 99 % of the decisions do not follow one
 WARM_UP = 100  # transactions that are not counted
 BESIDE = 2_000  # rows at most that XGBoost explains one by one
 EXACT_ROWS = 50_000  # at most, on which each model must say what XGBoost says
@@ -120,8 +117,7 @@ def link(scorer: Scorer, at: Passing) -> None:
 
 @stage("verdict, costs, the answer and its JSON")
 def answer(scorer: Scorer, at: Passing) -> None:
-    model = scorer.champion.version.model.description
-    probability = platt(at.margin, model.calibration.slope, model.calibration.intercept)
+    probability = scorer.champion.version.model.calibrated(at.margin)
     scorer._verdict(scorer.champion, at.tx, at.row, at.margin, at.shap, probability, at.reasons, at.linked)
 
 

@@ -32,7 +32,9 @@ def verdict(probability: float, thresholds: Thresholds) -> Verdict:
 
 def expected_cost(probability: float, amount: float, costs: Costs) -> ExpectedCost:
     "What each decision on an event costs on average, to the cent: a missed fraud its amount, a review its time, a false block its sum."
-    return {"approve": round(probability * amount, 2), "review": costs.review, "block": round((1 - probability) * costs.false_block, 2)}
+    missed, turned_away = probability * amount, (1 - probability) * costs.false_block
+    # Half a cent and more is a cent; `round` takes twice as long, and an answer waits for it.
+    return {"approve": int(missed * 100 + 0.5) / 100, "review": costs.review, "block": int(turned_away * 100 + 0.5) / 100}
 
 
 def total_cost(

@@ -99,9 +99,8 @@ def shortest(number: Any) -> Any:
     if x == np.rint(x) or not np.isfinite(x):
         return x
     first = int(np.floor(np.log10(abs(x))))  # the place of the first digit
-    for places in range(
-        max(0, 5 - first), min(9 - first, 23)
-    ):  # beyond, a power of ten is no float64, and a quotient not the nearest one to its decimal
+    # Beyond 22 places, ten to their number is no float64, and a quotient by it not the nearest one to its decimal.
+    for places in range(max(0, 5 - first), min(9 - first, 23)):
         near = np.rint(x * 10.0**places) / 10.0**places
         if np.float32(near) == number:
             return near

@@ -97,8 +97,8 @@ class Model:
         # For one row, waking XGBoost's threads takes ten times as long as the work.
         return self.booster.predict(xgb.DMatrix(rows, nthread=1 if len(rows) == 1 else None), pred_contribs=True)
 
-    def calibrated(self, margin: np.ndarray) -> np.ndarray:
-        "Probability of fraud, float64 (n,)."
+    def calibrated(self, margin: Any) -> Any:
+        "Probability of fraud of one `margin`, or of float32 (n,), as float64."
         calibration = self.description.calibration
         return platt(margin, calibration.slope, calibration.intercept)
 

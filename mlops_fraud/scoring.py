@@ -32,7 +32,7 @@ from .decisions import expected_cost, verdict
 from .explain import Saying, explanation, reasons
 from .features import Feature, fingerprint
 from .ledger import Entry, IdTaken, Ledger, said
-from .model import UnusableModel, platt
+from .model import UnusableModel
 from .registry import NoModel, Version
 from .rules import NO_RULES, Rules, Tried, dry_run, read_rules, rules_version
 from .schemas import COLUMNS, DecisionResponse, FiredRule, ModelVersion, Reason, TransactionRequest, read_request
@@ -347,9 +347,7 @@ class Scorer:
         margin, shap = judge.explainer.explain_one(row)
         (why,) = reasons(self.champion.sayings, rows, shap[None], self.n_reasons)
         linked = self._linked(tx, self._transferred([tx], rows)) if tx.type == "CASH_OUT" else []
-        calibration = judge.version.model.description.calibration
-        probability = platt(margin, calibration.slope, calibration.intercept)
-        return self._verdict(judge, tx, row, margin, shap, probability, why, linked)
+        return self._verdict(judge, tx, row, margin, shap, judge.version.model.calibrated(margin), why, linked)
 
     def _verdict(
         self, judge: Judge, tx: TransactionRequest, row: np.ndarray, margin: float, shap: np.ndarray, probability: float,
@@ -486,7 +484,7 @@ def _warm_up(judge: Judge) -> None:
     rows = state.fold_arrays(to_events([tx]))
     judge.explainer.explain(rows)
     reasons(judge.sayings, rows, shap[None], 1)
-    platt(margin, 1.0, 0.0)
+    judge.version.model.calibrated(margin)
 
 # %% ../nbs/54_scoring.ipynb #8c0b2fb0
 def try_rules(path: Path, chosen: Settings | None = None) -> list[Tried]:
