@@ -10,6 +10,7 @@ __all__ = ['PATIENCE', 'BLOCK_ROWS', 'LAYOUT', 'SCHEMA', 'SHARED', 'TURN', 'FIEL
 
 # %% ../nbs/23_ledger.ipynb #157b1568
 import json
+import os
 import re
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -162,11 +163,11 @@ NUMBERS = Struct("<qqddd8q").pack
 
 def seal_of(before: bytes, row: Sequence[Any]) -> bytes:
     "The seal of a decision, a `row` of `SEALED`, behind one whose seal is `before`."
-    n, transaction_id, history, step, kind, amount, sender, recipient, features, shap, margin, probability, *rest = row
-    words = (transaction_id, history, kind, sender, recipient, *rest)
-    lengths = map(len, words[:8])  # else a letter could move from one word to the next
-    numbers = NUMBERS(n, step, amount, margin, probability, *lengths)
-    return sha256(b"".join((before, numbers, features, shap, "\0".join(words).encode()))).digest()
+    n, id_, history, step, kind, amount, sender, recipient, features, shap, margin, probability, decision, model, rules, answer, at = row
+    words = "\0".join((id_, history, kind, sender, recipient, decision, model, rules, answer, at))
+    lengths = len(id_), len(history), len(kind), len(sender), len(recipient), len(decision), len(model), len(rules)
+    numbers = NUMBERS(n, step, amount, margin, probability, *lengths)  # without the lengths, a letter could move from one word to the next
+    return sha256(b"".join((before, numbers, features, shap, words.encode()))).digest()
 
 
 def seal_of_label(before: bytes, row: Sequence[Any]) -> bytes:
@@ -200,7 +201,7 @@ class Ledger:
         if empty:  # who has nothing to write need not wait for who writes
             self.create(SCHEMA + (SHARED if self.shared else ""), self._layout)
         self.side = _connection(where)  # reads while a commit of the other is under way
-        self.file = where.stat().st_ino if isinstance(where, Path) else 0
+        self.file = _number_of(where) if isinstance(where, Path) else 0
         self.last = self.sealed = self._last("decisions")
 
     @classmethod
@@ -233,10 +234,10 @@ class Ledger:
 
     def insert(self, entries: Sequence[Entry]) -> None:
         "The part of `append` before the wait: nothing is there for others, or after a power cut, until `commit`."
-        if isinstance(self.where, Path) and not (self.where.exists() and self.where.stat().st_ino == self.file):
+        if isinstance(self.where, Path) and _number_of(self.where) != self.file:
             raise LogFailed(f"{self.where} was moved or replaced")
         at = now()
-        self._insert([(*self._row(entry), at) for entry in entries])
+        self._insert([self._said(entry, at) for entry in entries])
 
     def _insert(self, said: Sequence[tuple[Any, ...]]) -> None:
         "Number and seal rows of `SAID`, and insert them."
@@ -244,9 +245,10 @@ class Ledger:
         n, seal = self.last
         for each in said:
             n += 1
-            row = (n, *each)
+            row = [n, *each]
             seal = seal_of(seal, row)
-            rows.append((*row, seal))
+            row.append(seal)
+            rows.append(row)
         if not self.connection.in_transaction:  # else it is this one's turn already
             self.connection.execute("BEGIN IMMEDIATE")
         try:
@@ -317,9 +319,13 @@ class Ledger:
         if self.connection.in_transaction:  # a full disk has ended it already
             self.connection.execute("ROLLBACK")
 
-    def _row(self, entry: Entry) -> tuple[Any, ...]:
-        tx, arrays = entry.request, (entry.features.tobytes(), entry.shap.tobytes())
-        return (tx.transaction_id, self.history, tx.step, tx.type, tx.amount, tx.nameOrig, tx.nameDest, *arrays, *entry[3:])
+    def _said(self, entry: Entry, at: str) -> tuple[Any, ...]:
+        "The row of `SAID` of an `entry` that is answered `at`."
+        tx, features, shap, margin, probability, decision, model, rules, answer = entry
+        return (
+            tx.transaction_id, self.history, tx.step, tx.type, tx.amount, tx.nameOrig, tx.nameDest, features.tobytes(), shap.tobytes(),
+            margin, probability, decision, model, rules, answer, at,
+        )  # fmt: skip
 
     def find(self, transaction_id: str) -> Entry | None:
         "The decision on `transaction_id`, or None."
@@ -484,6 +490,14 @@ def verify_log(place: Path | str, known: Collection[str] = ()) -> Verified:
 def said(place: Path | str) -> str:
     "`place` as anyone may read it, without a password."
     return str(place) if isinstance(place, Path) else re.sub(r"//[^@/]*@", "//", place)
+
+
+def _number_of(path: Path) -> int:
+    "The file system's number of the file at `path`; 0 if there is none."
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def _blocks(connection: Any, query: str, *values: Any, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:

@@ -30,7 +30,7 @@ TYPES: tuple[str, ...] = get_args(TransactionType)
 # %% ../nbs/01_schemas.ipynb #d91da5cf
 def at_most_two_decimals(amount: float) -> float:
     "`amount`, or ValueError when it is finer than a cent (beyond what a float can blur)."
-    if abs(amount * 100 - round(amount * 100)) > 1e-4:
+    if 1e-4 < amount * 100 % 1 < 1 - 1e-4:
         raise ValueError("more than two decimals")
     return amount
 

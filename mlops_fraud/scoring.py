@@ -284,22 +284,26 @@ class Scorer:
             half = len(transactions) // 2
             return self.decide_each(transactions[:half]) + self.decide_each(transactions[half:])
         known, step = (self.ledger.known(given) if given else set()) | self.unlogged.keys(), self.state.step
-        made: list[Entry | Refusal | TransactionRequest] = []
+        made: list[Entry | Refusal | None] = []  # None: new, and decided with all that are
+        new: list[TransactionRequest] = []
         for tx in transactions:
             try:
                 if tx.transaction_id in known:
                     made.append(self.decide(tx))
                     continue
-                if tx.step < step:
-                    raise OutOfOrder(late(tx.step, step))
-                self._check_ahead(tx.step, step)
-                tx.transaction_id = tx.transaction_id or new_id()
-                made.append(tx)
-                step = tx.step
+                if tx.step != step:
+                    if tx.step < step:
+                        raise OutOfOrder(late(tx.step, step))
+                    self._check_ahead(tx.step, step)
+                    step = tx.step
+                if tx.transaction_id is None:
+                    tx.transaction_id = new_id()
+                made.append(None)
+                new.append(tx)
             except REFUSALS as refusal:
                 made.append(refusal)
-        fresh = iter(self._decide_new([tx for tx in made if isinstance(tx, TransactionRequest)]))
-        return [next(fresh) if isinstance(each, TransactionRequest) else each for each in made]
+        decided = iter(self._decide_new(new))
+        return [each or next(decided) for each in made]
 
     def _check_ahead(self, step: int, last: int) -> None:
         if self.state.n_events and step > last + self.hours_ahead:
@@ -323,7 +327,8 @@ class Scorer:
         "The decisions on transactions that are new and in order."
         if not transactions:
             return []
-        rows, judges = self.state.fold_arrays(to_events(transactions)), [self._judge(tx) for tx in transactions]
+        rows = self.state.fold_arrays(to_events(transactions))
+        judges = [self._judge(tx) for tx in transactions] if self.canary else [self.champion] * len(transactions)
         margins, shap = self.champion.explainer.explain(rows)
         probabilities = self.champion.version.model.calibrated(margins)
         if self.canary and (own := [i for i, judge in enumerate(judges) if judge is self.canary]):

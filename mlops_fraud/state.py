@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
+from itertools import accumulate
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -43,8 +44,7 @@ def stacked(events: Sequence[Event]) -> Event:
 def to_events(transactions: Sequence[TransactionRequest]) -> Event:
     "What `to_event` says of each, as such an `Event`, in a quarter of the time."
     names = [tx.nameDest.encode() for tx in transactions]
-    ends = np.zeros(len(names) + 1, np.int64)
-    np.cumsum([len(name) for name in names], out=ends[1:])
+    ends = np.array([0, *accumulate(map(len, names))], np.int64)
     return Event(
         np.array([tx.step for tx in transactions], np.float64),  # type: ignore[arg-type]
         np.array([TYPE_CODE[tx.type] for tx in transactions], np.int64),  # type: ignore[arg-type]

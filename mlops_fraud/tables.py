@@ -7,8 +7,8 @@ __all__ = ['MAX_DEPTH', 'builder', 'SUBSETS', 'SHAPLEY', 'CELLS', 'SLOTS', 'LANE
            'CLOSE', 'pack_tables', 'open_tables', 'Forest', 'NotTabled', 'forest', 'Leaves', 'thresholds_of', 'narrow',
            'ask', 'walk', 'leaves_of', 'bins_of', 'leaf_values', 'lets_through', 'satisfied_set', 'digits_of', 'Digits',
            'count_cells', 'subtrees', 'blocks_of', 'Tables', 'fill_group', 'fill', 'lines', 'expected_margin',
-           'tabulate', 'bin_of', 'find_cells', 'explain', 'explain_all', 'probes', 'checked_tables', 'explain_packed',
-           'Explainer']
+           'tabulate', 'bin_of', 'room_for', 'find_cells', 'explain', 'explain_all', 'probes', 'checked_tables',
+           'explain_packed', 'Explainer']
 
 # %% ../nbs/32_tables.ipynb #65ca84f3
 import math
@@ -311,8 +311,8 @@ class Tables(NamedTuple):
     start: np.ndarray  # int64 (n_features + 1,): where each feature's begin
     moves: np.ndarray  # uint16 (bins of all features, n_groups, rounded up to whole vectors)
     cells: np.ndarray  # float32 (all cells, 16): SHAP values by slot, and the leaf's value
-    offset: np.ndarray  # int64 (n_groups,): each group's first cell
-    tree: np.ndarray  # int64 (n_groups,)
+    offset: np.ndarray  # int32 (n_groups,): each group's first cell
+    tree: np.ndarray  # int32 (n_groups,)
     block_end: np.ndarray  # int64 (n_blocks,): the group after each block's last
     block_feature: np.ndarray  # int64 (n_blocks, 15): the feature of each slot; n_features where none is
     base: np.float32  # margin before the first tree
@@ -400,7 +400,8 @@ def tabulate(booster: xgb.Booster) -> Tables:
         features[b, : len(own)], slots[b, own] = own, np.arange(len(own))
     row, width = np.r_[0, np.cumsum(np.diff(start) + 2)], -(-len(tree) // LANES) * LANES
     tables = Tables(
-        thresholds, start, np.zeros((row[-1], width), np.uint16), lines(ends[-1]), ends - cells, tree,
+        thresholds, start, np.zeros((row[-1], width), np.uint16), lines(ends[-1]),
+        (ends - cells).astype(np.int32), tree.astype(np.int32),
         np.searchsorted(block, np.arange(len(blocks)), side="right"), features, trees.base, expected_margin(leaves, trees.base),
         len(trees.roots),
     )  # fmt: skip
@@ -412,7 +413,7 @@ quick = njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)
 
 
 def _add_rows(typing, cells, chosen, tree, first, end, sums, reached):
-    """Of the rows of `cells`, float32 (n, 16), that `chosen`, int64, names from `first` to before `end`: write the sums to `sums`, float32 (16,),
+    """Of the rows of `cells`, float32 (n, 16), that `chosen`, int32, names from `first` to before `end`: write the sums to `sums`, float32 (16,),
     and add the last number of each to its tree's in `reached`, float32 (n_trees,)."""
 
     def emit(context, builder, signature, values):
@@ -451,9 +452,17 @@ def bin_of(thresholds, low, high, x):
 
 
 @quick
-def find_cells(tables, x):
-    "The row of `tables.cells`, int64 (n_groups,), that each group has for the row `x` (float32, n_features)."
-    cell, row = np.zeros(tables.moves.shape[1], np.uint16), 0
+def room_for(tables):
+    "What one answer is worked out in, and the next one again: each group's cell, counted from its first, and among all; each tree's leaf; the sums of a block."
+    wide, n_groups = tables.moves.shape[1], len(tables.offset)
+    return np.empty(wide, np.uint16), np.empty(n_groups, np.int32), np.empty(tables.n_trees, np.float32), np.empty(16, np.float32)
+
+
+@quick
+def find_cells(tables, x, cell, chosen):
+    "Write to `chosen`, int32 (n_groups,), the row of `tables.cells` that each group has for the row `x` (float32, n_features)."
+    cell[:] = 0
+    row = 0
     for f in range(len(x)):
         low, high = tables.start[f], tables.start[f + 1]
         if high > low:
@@ -461,17 +470,17 @@ def find_cells(tables, x):
             for g in range(len(cell)):
                 cell[g] += moves[g]
         row += high - low + 2
-    chosen = np.empty(len(tables.offset), np.int64)
     for g in range(len(chosen)):
-        chosen[g] = tables.offset[g] + cell[g]
-    return chosen
+        chosen[g] = tables.offset[g] + np.int32(cell[g])  # in vectors, since both are 32 bits wide
 
 
 @quick
-def explain(tables, x, shap):
+def explain(tables, x, shap, room):
     "Write the SHAP values of the row `x` (float32, n_features) to `shap` (float32, n_features + 1), the expected margin last; returns the margin."
-    chosen, reached, sums = find_cells(tables, x), np.zeros(tables.n_trees, np.float32), np.empty(16, np.float32)
+    cell, chosen, reached, sums = room
+    find_cells(tables, x, cell, chosen)
     n_features, first = len(x), 0
+    reached[:] = 0.0
     shap[:] = 0.0
     for block in range(len(tables.block_end)):
         end = tables.block_end[block]
@@ -489,8 +498,9 @@ def explain(tables, x, shap):
 @quick
 def explain_all(tables, rows, margins, shap):
     "`explain` for each of `rows`: `margins` are float32 (n,), `shap` float32 (n, n_features + 1)."
+    room = room_for(tables)
     for i in range(len(rows)):
-        margins[i] = explain(tables, rows[i], shap[i])
+        margins[i] = explain(tables, rows[i], shap[i], room)
 
 # %% ../nbs/32_tables.ipynb #ca1eeb8b
 N_PROBES = 256
@@ -522,9 +532,9 @@ def checked_tables(booster: xgb.Booster) -> Tables:
     return tables
 
 # %% ../nbs/32_tables.ipynb #55f2ad0c
-_some = np.zeros(1, np.int64)
+_long, _short = np.zeros(1, np.int64), np.zeros(1, np.int32)
 pack_tables, open_tables = packing(Tables(
-    np.zeros(1, np.float32), _some, np.zeros((1, 1), np.uint16), np.zeros((1, 16), np.float32), _some, _some, _some, np.zeros((1, SLOTS), np.int64),
+    np.zeros(1, np.float32), _long, np.zeros((1, 1), np.uint16), np.zeros((1, 16), np.float32), _short, _short, _long, np.zeros((1, SLOTS), np.int64),
     np.float32(0), 0.0, 0,
 ))  # fmt: skip
 
@@ -532,7 +542,8 @@ pack_tables, open_tables = packing(Tables(
 @quick
 def explain_packed(tables, x, shap):
     "`explain` by packed `tables`."
-    return explain(open_tables(tables), x, shap)
+    opened = open_tables(tables)
+    return explain(opened, x, shap, room_for(opened))
 
 
 class Explainer:
