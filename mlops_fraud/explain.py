@@ -79,7 +79,9 @@ class Saying:
             return f"{self.otherwise}{end}"
         if self.words is None:
             return f"{self.before}{end}"
-        words = self.words(value) if self.before else _capital(self.words(value))
+        words = self.words(value)
+        if not self.before and words[0] > "9":
+            words = _capital(words)
         return f"{self.before}{words}{self.after}{end}"
 
     def reason(self, value: float, shap: float, share: float) -> Reason:

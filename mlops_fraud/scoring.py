@@ -291,10 +291,11 @@ class Scorer:
                 if tx.transaction_id in known:
                     made.append(self.decide(tx))
                     continue
-                if tx.step < step:
-                    raise OutOfOrder(late(tx.step, step))
-                self._check_ahead(tx.step, step)
-                step = tx.step
+                if tx.step != step:
+                    if tx.step < step:
+                        raise OutOfOrder(late(tx.step, step))
+                    self._check_ahead(tx.step, step)
+                    step = tx.step
                 if tx.transaction_id is None:
                     tx.transaction_id = new_id()
                 made.append(None)
@@ -327,7 +328,7 @@ class Scorer:
         if not transactions:
             return []
         rows = self.state.fold_arrays(to_events(transactions))
-        judges = [self._judge(tx) for tx in transactions]
+        judges = [self._judge(tx) for tx in transactions] if self.canary else [self.champion] * len(transactions)
         margins, shap = self.champion.explainer.explain(rows)
         probabilities = self.champion.version.model.calibrated(margins)
         if self.canary and (own := [i for i, judge in enumerate(judges) if judge is self.canary]):
