@@ -4,24 +4,28 @@
 
 # %% auto #0
 __all__ = ['LAYOUT', 'SECOND_LEG', 'FIRST_LEG', 'LOSS', 'SCHEMA', 'IN_A_FILE', 'IN_POSTGRESQL', 'Status', 'PAGE', 'RECENT',
-           'COMPARED', 'CONDITIONS', 'CASE', 'LEGS', 'LABEL', 'ALERTS', 'ONE', 'QUEUE', 'OTHERS', 'RECEIVED', 'TRAFFIC',
+           'COMPARED', 'CONDITIONS', 'CASE', 'LEGS', 'LABEL', 'ALERTS', 'ONE', 'QUEUE', 'OTHERS', 'LATEST', 'RECEIVED',
            'FOUND', 'MATURITY', 'MOVE', 'FREE', 'MINE', 'GO', 'GO_BACK', 'OldCasework', 'Filter', 'Alert', 'Step',
-           'Other', 'Outcome', 'Total', 'Labelled', 'Page', 'Casework', 'cosines', 'take', 'assign', 'conclude', 'undo']
+           'Other', 'Outcome', 'Total', 'Labelled', 'Page', 'Latest', 'Casework', 'cosines', 'take', 'assign',
+           'conclude', 'undo']
 
 # %% ../nbs/55_casework.ipynb #5e001c0b
 import sqlite3
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal
+from datetime import datetime
+from typing import Any, Literal, get_args
 
 import numpy as np
+import polars as pl
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from .ledger import Ledger, now, reader, said
 from .postgres import FUNCTIONS
-from .schemas import TransactionType
+from .schemas import TransactionType, Verdict
 from .settings import Mendable
 
 # %% ../nbs/55_casework.ipynb #050aa127
@@ -48,7 +52,6 @@ CREATE INDEX casework_labels ON feedback (transaction_id);
 CREATE INDEX casework_alerts ON decisions (({LOSS}), sequence, step, type, amount, nameDest, decision, answered_at, transaction_id)
     WHERE decision <> 'approve';
 CREATE INDEX casework_legs ON decisions ({FIRST_LEG.format("")}) WHERE {SECOND_LEG.format("")};
-CREATE INDEX casework_traffic ON decisions (answered_at, decision, amount, probability, nameDest);
 """
 IN_A_FILE = """
 CREATE TRIGGER casework_latest AFTER INSERT ON casework_steps BEGIN
@@ -212,11 +215,35 @@ def _other(row: Sequence[Any], likeness: float | None = None) -> Other:
     return Other(*(*seen, None if fraud is None else bool(fraud), likeness))
 
 # %% ../nbs/55_casework.ipynb #890b3887
+LATEST = {"sequence": pl.Int64, "answered_at": pl.String, "decision": pl.String, "amount": pl.Float64, "probability": pl.Float64}
+
+
+class Latest:
+    "The latest `RECENT` decisions of a log, in columns."
+
+    def __init__(self, ask: Callable[[str, Sequence[Any]], list[Any]]):
+        self.ask = ask
+        self.rows = self._frame([])
+        self.turn = threading.Lock()  # questions come from several threads
+
+    def caught_up(self) -> pl.DataFrame:
+        "As the log has them by now, in its order: the columns of `LATEST`, `answered_at` as a time."
+        with self.turn:
+            ((end,),) = self.ask("SELECT coalesce(max(sequence), 0) FROM decisions", ())
+            after = max(self.rows["sequence"].max() or 0, end - RECENT)  # type: ignore[type-var, operator]
+            new = self.ask(f"SELECT {', '.join(LATEST)} FROM decisions WHERE sequence > ? ORDER BY sequence", (after,))
+            self.rows = pl.concat([self.rows, self._frame(new)]).tail(RECENT)
+            return self.rows
+
+    def _frame(self, rows: list[Any]) -> pl.DataFrame:
+        return pl.DataFrame(rows, LATEST, orient="row").with_columns(pl.col("answered_at").str.to_datetime(time_zone="UTC"))
+
+
 class Casework:
     "The work on the alerts of a `ledger`, in its file."
 
     def __init__(self, ledger: Ledger):
-        self.where = ledger.where
+        self.where, self.latest = ledger.where, Latest(self._ask)
         layout = _layout(ledger.connection)
         if layout is None and ledger.shared:
             ledger.create(FUNCTIONS + SCHEMA + IN_POSTGRESQL, lambda: _layout(ledger.connection))
@@ -228,6 +255,8 @@ class Casework:
             raise OldCasework(
                 f"the casework in {said(self.where)} has layout {layout}, this version writes {LAYOUT}; set LEDGER to another file"
             )
+        else:
+            ledger.connection.execute("DROP INDEX IF EXISTS casework_traffic")  # an earlier version's; nobody asks it any more
 
     def _ask(self, query: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[Any]:
         with closing(reader(self.where)) as connection:
@@ -269,7 +298,8 @@ class Casework:
 
     def received(self, alert: Alert, n: int = PAGE) -> list[Other]:
         "What the recipient of `alert` got before it, the latest first, among the latest `RECENT` decisions before."
-        rows = self._ask(f"{OTHERS} {RECEIVED}", [alert.answered_at, RECENT, alert.recipient, alert.sequence, n])
+        first = alert.sequence - RECENT
+        rows = self._ask(f"{OTHERS} {RECEIVED}", [first, alert.sequence - 1, alert.recipient, n])
         return [_other(row) for row in rows]
 
     def similar(self, alert: Alert, n: int = 5) -> list[Other]:
@@ -285,9 +315,14 @@ class Casework:
         best = np.argsort(-likeness, kind="stable")[:n]
         return [_other(self._ask(f"{OTHERS} WHERE d.sequence = ?", [rows[i][0]])[0], float(likeness[i])) for i in best]
 
-    def traffic(self, since: str, width: float, buckets: int) -> list[Any]:
-        "Of each `width` seconds after `since` (UTC): number, decisions in number and money. At most the latest `RECENT` decisions count."
-        return self._ask(TRAFFIC, {"since": since, "width": width, "last": buckets - 1, "n": RECENT})
+    def traffic(self, since: datetime, width: float, buckets: int) -> list[Any]:
+        "Of each `width` seconds after `since`, the last one open: number, and of each verdict the decisions in number and in money. At most the latest `RECENT` decisions count."
+        bucket = ((pl.col("answered_at") - since).dt.total_milliseconds() / (1000 * width)).cast(pl.Int64).clip(upper_bound=buckets - 1)
+        own = {verdict: pl.col("amount").filter(pl.col("decision") == verdict) for verdict in get_args(Verdict)}
+        numbers = [amount.len().alias(f"{verdict}, number") for verdict, amount in own.items()]
+        money = [amount.sum().alias(f"{verdict}, money") for verdict, amount in own.items()]
+        after = self.latest.caught_up().filter(pl.col("answered_at") > since)
+        return after.group_by(bucket.alias("bucket")).agg(pl.len(), *numbers, *money).sort("bucket").rows()
 
     def found(self, since: str) -> Any:
         "Of what was decided after `since`: labelled, frauds among them, and those that alerted, in number and money."
@@ -295,11 +330,8 @@ class Casework:
 
     def scores(self, edges: Sequence[float], n: int) -> list[list[int]]:
         "How many of the latest `n` decisions, and of the `n` before them, scored below each of the `edges` and not below the one before."
-        bands = [
-            f"count(*) FILTER (WHERE probability >= {low!r} AND probability < {high!r})" for low, high in zip([0.0, *edges], [*edges, 2.0])
-        ]
-        query = f"SELECT {', '.join(bands)} FROM (SELECT probability FROM decisions ORDER BY answered_at DESC LIMIT ? OFFSET ?) AS latest"
-        return [list(self._ask(query, [n, offset])[0]) for offset in (0, n)]
+        probability, bounds = self.latest.caught_up()["probability"], [0.0, *edges, 2.0]
+        return [np.histogram(part, bounds)[0].tolist() for part in (probability.tail(n), probability[:-n].tail(n))]
 
     def maturity(self) -> list[Labelled]:
         "The alerts by age: at least 0, 1, 24 and 168 hours, as far as there are any."
@@ -316,16 +348,7 @@ class Casework:
 
 
 RECEIVED = """
-WHERE d.sequence IN (SELECT sequence FROM (SELECT sequence, nameDest FROM decisions WHERE answered_at <= ? ORDER BY answered_at DESC LIMIT ?) AS latest WHERE nameDest = ?)
-    AND d.sequence < ? ORDER BY d.sequence DESC LIMIT ?
-"""
-TRAFFIC = """
-SELECT CASE WHEN slice < :last THEN CAST(slice AS BIGINT) ELSE :last END AS bucket, count(*),
-    count(*) FILTER (WHERE decision = 'approve'), count(*) FILTER (WHERE decision = 'review'), count(*) FILTER (WHERE decision = 'block'),
-    coalesce(sum(amount) FILTER (WHERE decision = 'approve'), 0.0), coalesce(sum(amount) FILTER (WHERE decision = 'review'), 0.0),
-    coalesce(sum(amount) FILTER (WHERE decision = 'block'), 0.0)
-FROM (SELECT 86400 * (julianday(answered_at) - julianday(:since)) / :width AS slice, decision, amount
-    FROM decisions WHERE answered_at > :since ORDER BY answered_at DESC LIMIT :n) AS latest GROUP BY 1
+WHERE d.sequence IN (SELECT sequence FROM decisions WHERE sequence BETWEEN ? AND ? AND nameDest = ?) ORDER BY d.sequence DESC LIMIT ?
 """
 FOUND = """
 WITH labelled AS (SELECT transaction_id, fraud FROM feedback WHERE sequence IN (

@@ -184,7 +184,7 @@ async def live(request: Request, minutes: Annotated[float, Query(gt=0, le=10_080
     scorer, width = service_of(request).scorer(), minutes * 60 / SLICES
     start = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=minutes)
     rows, found, totals = await _ask(
-        request, lambda work: (work.traffic(_utc(start), width, SLICES), work.found(_utc(start)), work.totals(Filter()))
+        request, lambda work: (work.traffic(start, width, SLICES), work.found(_utc(start)), work.totals(Filter()))
     )
     by_slice = {row[0]: row[1:] for row in rows}
     slices = []
