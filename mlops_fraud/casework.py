@@ -25,7 +25,7 @@ from pydantic_core import to_json
 
 from .ledger import Ledger, now, reader, said
 from .postgres import FUNCTIONS
-from .schemas import TransactionType, Verdict
+from .schemas import NO_NUL, TransactionType, Verdict
 from .settings import Mendable
 
 # %% ../nbs/55_casework.ipynb #050aa127
@@ -88,10 +88,10 @@ class Filter(BaseModel):
     "Which alerts; what is not said does not matter."
 
     status: Status | None = None
-    assignee: str | None = Field(default=None, max_length=64)
+    assignee: str | None = Field(default=None, max_length=64, pattern=NO_NUL)
     type: TransactionType | None = None
     decision: Literal["review", "block"] | None = None
-    recipient: str | None = Field(default=None, max_length=64)
+    recipient: str | None = Field(default=None, max_length=64, pattern=NO_NUL)
     at_least: float | None = Field(default=None, description="amount")
     at_most: float | None = Field(default=None, description="amount")
     since: int | None = Field(default=None, ge=0, le=1_000_000, description="hour of the log")
@@ -243,7 +243,7 @@ class Casework:
     "The work on the alerts of a `ledger`, in its file."
 
     def __init__(self, ledger: Ledger):
-        self.where, self.latest = ledger.where, Latest(self._ask)
+        self.ledger, self.where, self.latest = ledger, ledger.where, Latest(self._ask)
         layout = _layout(ledger.connection)
         if layout is None and ledger.shared:
             ledger.create(FUNCTIONS + SCHEMA + IN_POSTGRESQL, lambda: _layout(ledger.connection))
@@ -305,8 +305,8 @@ class Casework:
     def similar(self, alert: Alert, n: int = 5) -> list[Other]:
         "Labelled transactions that scored for the same reasons: the likeness is the cosine of the SHAP values."
         (own,) = self._ask("SELECT shap, model_version FROM decisions WHERE sequence = ?", [alert.sequence])
-        query = """SELECT DISTINCT d.sequence, d.shap FROM (SELECT transaction_id FROM feedback ORDER BY sequence DESC LIMIT ?) AS f
-            JOIN decisions AS d USING (transaction_id) WHERE d.model_version = ? AND d.sequence <> ?"""
+        query = f"""SELECT DISTINCT d.sequence, d.shap FROM (SELECT transaction_id FROM feedback ORDER BY sequence DESC LIMIT ?) AS f
+            JOIN decisions AS d USING (transaction_id) WHERE d.model_version = ? AND d.sequence <> ? AND {LABEL} IS NOT NULL"""
         rows = self._ask(query, [COMPARED, own[1], alert.sequence])
         if not rows:
             return []

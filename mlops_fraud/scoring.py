@@ -253,7 +253,8 @@ class Scorer:
             old.unlink()
 
     def answer(self, tx: TransactionRequest) -> Entry:
-        "What would be decided on `tx`. Changes nothing; raises `OutOfOrder`."
+        "What would be decided on `tx`. Changes nothing; raises `OutOfOrder` and `FarAhead`."
+        self._check_ahead(tx.step, self.state.step)
         row = self.state.read(to_event(tx))
         return self._entry(tx, row)
 

@@ -3,6 +3,7 @@ import would keep the first visitor waiting for a whole service."""
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import streamlit as st
@@ -95,13 +96,13 @@ def act(action: str, transaction_ids: list[str], **more: Any) -> Told:
 
 def dossier(transaction_id: str) -> Told:
     "All about one transaction; the `answer` is a `DecisionResponse`."
-    found = _told("GET", f"/desk/transactions/{transaction_id}")
+    found = _told("GET", f"/desk/transactions/{quote(transaction_id, safe='')}")
     return Told(found, answer=DecisionResponse.model_validate(found.record.answer))
 
 
 def nearest(transaction_id: str) -> Told:
     "What would have to be otherwise for another decision."
-    return _told("GET", f"/desk/nearest/{transaction_id}")
+    return _told("GET", f"/desk/nearest/{quote(transaction_id, safe='')}")
 
 
 def monitor() -> Told:

@@ -54,7 +54,8 @@ def may_say() -> str:
 def tell(outcome: Told, did: str) -> None:
     "What came of an action, after the page is drawn again."
     if outcome.done:
-        st.toast(f"{len(outcome.done)} {did}", icon=":material/check:")
+        which = f"`{outcome.done[0]}`" if len(outcome.done) == 1 else f"{len(outcome.done)} transactions"
+        st.toast(f"{which} {did}", icon=":material/check:")
     for transaction_id, why in list(outcome.refused.items())[:3]:
         st.toast(f"`{transaction_id}`: {why}", icon=":material/warning:")
 
@@ -70,9 +71,11 @@ def verb(place: Any, name: str, can: bool, do: Callable[..., None], *args: Any, 
 def money(amount: float) -> str:
     "An amount as short as it can be said."
     for size, unit in ((1e9, "bn"), (1e6, "M"), (1e4, "k")):
-        if abs(amount) >= size:
-            return f"{amount / (1e3 if unit == 'k' else size):,.3g} {unit}" if abs(amount) < 1e3 * size else f"{amount / size:,.0f} {unit}"
-    return f"{amount:,.2f}" if amount < 100 else f"{amount:,.0f}"
+        if abs(amount) >= 0.9995 * size:  # rounds to it
+            return (
+                f"{amount / (1e3 if unit == 'k' else size):,.3g} {unit}" if abs(amount) < 999.5 * size else f"{amount / size:,.0f} {unit}"
+            )
+    return f"{amount:,.2f}" if abs(amount) < 100 else f"{amount:,.0f}"
 
 
 def chance(probability: float) -> str:
@@ -81,7 +84,7 @@ def chance(probability: float) -> str:
         return "below 0.01 %"
     if probability > 0.9999:
         return "above 99.99 %"
-    return f"{100 * probability:.2g} %" if probability < 0.1 else f"{100 * probability:.1f} %"
+    return f"{100 * probability:.2g} %" if probability < 0.1 else f"{100 * probability:.{2 if probability > 0.9995 else 1}f} %"
 
 
 def milliseconds(value: float | None) -> str:

@@ -119,7 +119,7 @@ def test_two_analysts_never_take_the_same_alert(desk: Desk, sign_in: Callable[..
     for page in (ada, grace):  # both see it as new, both select it
         select_row(page, 0)
     ada.keyboard.press("t")
-    expect(ada.get_by_text("1 taken")).to_be_visible(timeout=SOON)
+    expect(ada.get_by_text(f"{worst} taken")).to_be_visible(timeout=SOON)
     grace.keyboard.press("t")
     expect(grace.get_by_text("ada has it in review")).to_be_visible(timeout=SOON)
     history = desk.ask(f"/desk/transactions/{worst}")["history"]
@@ -131,12 +131,31 @@ def test_a_finding_is_a_label_with_a_name_and_can_be_undone(desk: Desk, sign_in:
     select_row(page, 3)
     new = desk.ask("/desk/alerts", status="new")["alerts"][3]["transaction_id"]
     page.keyboard.press("f")
-    expect(page.get_by_text("1 labelled fraud")).to_be_visible(timeout=SOON)
+    expect(page.get_by_text(f"{new} labelled fraud")).to_be_visible(timeout=SOON)
     label = desk.ask(f"/decisions/{new}")["feedback"][-1]
     assert (label["fraud"], label["by"]) == (True, "grace")
     page.keyboard.press("u")
-    expect(page.get_by_text("1 undone")).to_be_visible(timeout=SOON)
+    expect(page.get_by_text(f"{new} undone")).to_be_visible(timeout=SOON)
     assert [label["fraud"] for label in desk.ask(f"/decisions/{new}")["feedback"]] == [True, None]
+
+
+def test_a_selection_is_of_the_alerts_that_were_seen(desk: Desk, sign_in: Callable[..., Page]) -> None:
+    page = sign_in("grace", "queue")
+    expect(page.get_by_test_id("stDataFrame")).to_be_visible(timeout=SOON)
+    first, second = (alert["transaction_id"] for alert in desk.ask("/desk/alerts", status="new")["alerts"][:2])
+    assert desk.say("take", "ada", [first])["done"] == [first]  # the list that she sees is no longer the queue
+    select_row(page, 1)
+    page.keyboard.press("f")
+    expect(page.get_by_text(f"{second} labelled fraud")).to_be_visible(timeout=SOON)
+    assert desk.say("undo", "grace", [second])["done"] and desk.say("undo", "ada", [first])["done"]
+
+    n = desk.ask("/desk/alerts", status="new", decision="block")["totals"]["new"]["n"]
+    select_row(page, 4)
+    page.get_by_role("combobox", name="Decision").click()
+    page.get_by_role("option", name="block").click()
+    expect(page.get_by_text(f"{n:,} alerts pass the filters")).to_be_visible(timeout=SOON)
+    expect(page.get_by_text("selected, worth")).to_have_count(0)
+    expect(page.get_by_text("encountered an error")).to_have_count(0)
 
 
 def test_an_alert_is_found_by_its_amount_and_given_to_a_colleague(desk: Desk, sign_in: Callable[..., Page]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 import numpy as np
@@ -65,6 +65,8 @@ BODIES = {
     "an unknown field": json.dumps({**GOOD, "currency": "EUR"}).encode(),
     "both spellings": json.dumps({**GOOD, "name_dest": "C3"}).encode(),
     "a long name": json.dumps({**GOOD, "nameDest": "C" * 65}).encode(),
+    "a NUL in a name": json.dumps({**GOOD, "nameDest": "C\0"}).encode(),
+    "a NUL in an id": json.dumps({**GOOD, "transaction_id": "\0"}).encode(),
     "half a megabyte": json.dumps({**GOOD, "nameDest": "C" * 500_000}).encode(),
     "nested deeply": b"[" * 100_000,
     "nested in a field": b'{"step": ' + b'{"a":' * 50_000,
@@ -84,6 +86,26 @@ def test_no_body_is_too_strange_for_a_clear_answer(address: str, body: bytes, pa
 def test_another_content_type_is_refused_with_words(address: str, kind: str) -> None:
     answer = httpx.post(f"{address}/predict", content=json.dumps(GOOD), headers={"content-type": kind})
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+    many = httpx.post(f"{address}/predict/batch", content=json.dumps([GOOD]), headers={"content-type": kind})
+    assert (many.status_code, many.headers["content-type"]) == (415, "application/problem+json")
+
+
+@pytest.mark.parametrize("id", ["a/b", "../live?minutes=5", "what?x=1&y=2", "100% sure", " padded ", "ü", "👍"])
+def test_any_id_is_found_again(address: str, id: str) -> None:
+    first = httpx.post(f"{address}/predict", json={**GOOD, "transaction_id": id})
+    for path in ("decisions", "desk/transactions"):
+        found = httpx.get(f"{address}/{path}/{quote(id, safe='')}").json()
+        assert found.get("record", found)["answer"].items() >= first.json().items()
+
+
+def test_what_if_refuses_what_could_not_be_counted(address: str) -> None:
+    far = {**GOOD, "step": 100_000}
+    assert [httpx.post(f"{address}/{path}", json=far).json()["title"] for path in ("predict", "whatif")] == ["Too far ahead"] * 2
+
+
+def test_a_key_that_no_header_can_hold_is_refused(address: str) -> None:
+    answer = httpx.post(f"{address}/predict", json=GOOD, headers={b"idempotency-key": "ü1".encode()})
+    assert (answer.status_code, answer.json()["detail"].split(":")[0]) == (422, "idempotency-key = 'Ã¼1'")
 
 
 def test_what_is_not_there_is_a_problem_too(address: str) -> None:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TRACED', 'app', 'Explain', 'Key', 'BLOCK', 'AHEAD', 'LONGEST', 'MOST', 'TRANSACTION', 'ANSWER', 'BATCH', 'ANSWERS',
-           'Id', 'ABOUT', 'lifespan', 'predict', 'what_if', 'ShortWay', 'Lines', 'predict_batch', 'decision',
-           'feedback', 'model', 'alive', 'ready', 'metrics', 'Split', 'Invocation', 'Predictions', 'ping',
-           'invocations', 'with_problem', 'documentation']
+           'ABOUT', 'lifespan', 'predict', 'what_if', 'ShortWay', 'Lines', 'predict_batch', 'decision', 'feedback',
+           'model', 'alive', 'ready', 'metrics', 'Split', 'Invocation', 'Predictions', 'ping', 'invocations',
+           'with_problem', 'documentation']
 
 # %% ../../nbs/60_api.ipynb #a6371194
 import gc
@@ -34,11 +34,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from .access import Guard
-from .desk import Action, Assignment, Finding, open_casework, record_of, router, service_of
+from .desk import Action, Assignment, Finding, name_of, open_casework, person_of, record_of, router, service_of
 from .messages import CANNOT_LOAD, NOT_ANSWERED, About, Label, Ready, Record, problem_of, problems
 from .service import METRICS, REFUSED, SharedService, alone, follow, service_of_settings
 from ..ledger import Entry, IdTaken, LogFailed
-from ..schemas import DecisionResponse, TransactionRequest, read_request
+from ..schemas import DecisionResponse, Text, TransactionRequest, read_request
 from ..scoring import REFUSALS
 from ..settings import settings
 
@@ -83,7 +83,12 @@ app.include_router(router)
 
 # %% ../../nbs/60_api.ipynb #ca71d47a
 Explain = Annotated[Literal["reasons", "full"], Query(description="full: every feature's value and SHAP value, adding up to the margin")]
-Key = Annotated[str | None, Header(min_length=1, max_length=64, description="the transaction_id of a body that has none")]
+Key = Annotated[
+    str | None,
+    Header(
+        min_length=1, max_length=64, pattern="^[ -~]+$", description="the transaction_id of a body that has none; ASCII, as headers are"
+    ),
+]
 
 
 def _as_json(request: Request, entry: Entry, explain: str) -> Response:
@@ -255,31 +260,33 @@ ANSWERS: dict[int | str, dict[str, Any]] = {200: {"description": "for each trans
 }}}  # fmt: skip
 
 
-@app.post("/predict/batch", openapi_extra=BATCH, responses={**problems(408, 413, 422), **ANSWERS}, response_class=Response)
+@app.post("/predict/batch", openapi_extra=BATCH, responses={**problems(408, 413, 415, 422), **ANSWERS}, response_class=Response)
 async def predict_batch(request: Request) -> Response:
     "Score many transactions, each counted once. One that cannot be decided gets its problem; the others are decided."
-    if request.headers.get("content-type", "").split(";")[0] == "application/x-ndjson":
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "application/x-ndjson":
         return Lines(request)
+    if kind != "application/json":  # as for one: a page in someone's browser can send a text anywhere, and JSON only where it is let
+        raise HTTPException(415, f"content-type = {kind!r}; it must be application/json (an array) or application/x-ndjson (lines)")
     answers: list[bytes] = []
     for block in batched(await _array_of(request), BLOCK):
         answers += await service_of(request).answer_each(block)
     return Response(b"[" + b",".join(answers) + b"]", media_type="application/json")
 
 # %% ../../nbs/60_api.ipynb #2bc6d1fc
-Id = Annotated[str, Field(min_length=1, max_length=64)]
-
-
-@app.get("/decisions/{transaction_id}", responses=problems(404, 422))
-async def decision(transaction_id: Id, request: Request) -> Record:
+@app.get("/decisions/{transaction_id:path}", responses=problems(404, 422))
+async def decision(transaction_id: Text, request: Request) -> Record:
     "A decision as it was made, whichever model made it, and what people said of it later."
     return record_of(service_of(request), transaction_id)
 
 
 @app.post("/feedback", responses=problems(400, 404, 408, 413, 422))
 async def feedback(label: Label, request: Request) -> Record:
-    "Keep what someone says that a transaction was. The last word counts; none is lost."
+    "Keep what someone says that a transaction was. The last word counts; none is lost. With an analyst's key, `by` is its holder."
     record_of(service_of(request), label.transaction_id)
-    await service_of(request).write(lambda ledger: ledger.give_feedback(label.transaction_id, label.fraud, label.by))
+    # Who runs the service may hand in the labels of others, as of a bank; an analyst says what they found themselves.
+    by = label.by if person_of(request).role == "admin" else name_of(request, label.by)
+    await service_of(request).write(lambda ledger: ledger.give_feedback(label.transaction_id, label.fraud, by))
     return record_of(service_of(request), label.transaction_id)
 
 # %% ../../nbs/60_api.ipynb #bf94b00f

@@ -18,7 +18,7 @@ from ..ledger import Feedback, IdTaken, LogFailed
 from ..model import UnusableModel
 from ..registry import NoModel
 from ..rules import UnusableRules
-from ..schemas import DecisionResponse, FiredRule, ModelVersion, Thresholds, TransactionRequest, request_complaint
+from ..schemas import DecisionResponse, FiredRule, ModelVersion, Text, Thresholds, TransactionRequest, request_complaint
 from ..scoring import FarAhead, NoHistory
 from ..state import OutOfOrder
 
@@ -36,9 +36,9 @@ class Label(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    transaction_id: str = Field(min_length=1, max_length=64, description="a text of 1 to 64 characters")
+    transaction_id: Text = Field(description="a text of 1 to 64 characters without NUL")
     fraud: bool | None = Field(description="true, false, or null to take back what was said")
-    by: str = Field(min_length=1, max_length=64, description="who says so, a text of 1 to 64 characters")
+    by: Text = Field(description="who says so, a text of 1 to 64 characters without NUL")
 
 
 class Record(BaseModel):
@@ -92,6 +92,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     408: {"model": Problem, "description": "the body came too slowly"},
     409: {"model": Problem, "description": "the transaction is earlier than one already counted"},
     413: {"model": Problem, "description": "the body is too long"},
+    415: {"model": Problem, "description": "the content type is none of those that are read"},
     422: {"model": Problem, "description": "a field breaks its rule, or the id belongs to another transaction"},
     429: {"model": Problem, "description": "more requests than the key may send"},
     503: {"model": Problem, "description": "no model is registered yet, the log cannot be written, or more is asked than can be answered"},

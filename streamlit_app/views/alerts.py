@@ -94,6 +94,18 @@ def buttons(ids: list[str]) -> None:
         st.caption(barred)
 
 
+def shown(asked: dict[str, Any]) -> tuple[str, Told]:
+    """The page of the queue that was `asked` for, and the key of its table. While alerts are selected it stays as it was drawn:
+    a selection is row numbers, and on a list that has changed meanwhile they would be those of other alerts."""
+    state = st.session_state
+    drawn, key, found = state.get("page", (None, "", None))
+    if drawn != (asked, state.drawn) or not (key in state and state[key].selection.rows):
+        found = queue(asked)
+        key = f"table {state.drawn} {hash(tuple(alert.transaction_id for alert in found.alerts))}"
+        state.page = ((asked, state.drawn), key, found)
+    return key, found
+
+
 def body() -> None:
     for name, start in (("after", []), ("last", []), ("drawn", 0)):
         st.session_state.setdefault(name, start)
@@ -102,7 +114,7 @@ def body() -> None:
     wanted = {**chosen, **({"status": status} if status else {})}
     if st.session_state.get("wanted") != wanted:
         st.session_state.wanted, st.session_state.after = wanted, []
-    found = queue({**wanted, "n": PAGE, **({"after": st.session_state.after[-1]} if st.session_state.after else {})})
+    key, found = shown({**wanted, "n": PAGE, **({"after": st.session_state.after[-1]} if st.session_state.after else {})})
     st.session_state.step = found.step
     totals = {state: found.totals.get(state, Total(0, 0.0)) for state in STATES}
     st.segmented_control(
@@ -121,7 +133,7 @@ def body() -> None:
     )
     event = st.dataframe(
         rows,
-        key=f"table {st.session_state.drawn}",
+        key=key,
         on_select="rerun",
         selection_mode="multi-row",
         hide_index=True,

@@ -1,5 +1,7 @@
 """Everything about one transaction: why, what around it, what if, and what people did."""
 
+from urllib.parse import quote
+
 import altair as alt
 import streamlit as st
 from client import Told, Unanswered, act, ask, dossier, nearest, ready
@@ -34,7 +36,7 @@ def others(rows: list[Told], **more: list[float | None]) -> None:
     table |= {
         "It was": [LABELS[row.fraud] for row in rows],
         **more,
-        "Transaction": [f"/transaction?id={row.transaction_id}" for row in rows],
+        "Transaction": [f"/transaction?id={quote(row.transaction_id)}" for row in rows],
     }
     st.dataframe(table, hide_index=True, column_config=CONFIG)
 
@@ -173,7 +175,7 @@ def work(about: Told) -> None:
                 about.case,
                 {"step": "Hour", "type": "Type", "amount": "Amount", "decision": "Decision", "status": "Status", "assignee": "With"},
             ).to_dict(as_series=False)
-            | {"Transaction": [f"/transaction?id={leg.transaction_id}" for leg in about.case]},
+            | {"Transaction": [f"/transaction?id={quote(leg.transaction_id)}" for leg in about.case]},
             hide_index=True,
             column_config=CONFIG,
         )
