@@ -109,6 +109,9 @@ def nearest_figures(model: Model, row: np.ndarray) -> list[Change]:
     tried: list[tuple[int, float]] = []
     for f, thresholds in enumerate(asked_thresholds(model)):
         if not grows(model.features[f]) and len(thresholds):
+            if model.features[f].unit == "yes/no":
+                tried += [(f, 0.0), (f, 1.0)]
+                continue
             own = np.concatenate([thresholds, np.nextafter(thresholds, np.float32(-np.inf))])
             near = np.sort(own) if math.isnan(row[f]) else own[np.argsort(np.abs(own - row[f]), kind="stable")]
             tried += [(f, float(value)) for value in near if value >= 0 or model.features[f].unit == "deviations"] + [(f, math.nan)]

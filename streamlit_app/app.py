@@ -52,8 +52,9 @@ with st.sidebar:
     if person and person.name:
         st.markdown(f"**{person.name}** · {person.role}")
         st.button("Sign out", on_click=sign_out)
-    elif person:
+    elif "key" not in st.session_state:  # also while the API is away, or the name would be gone when it is back
         st.text_input("Your name", key="name", max_chars=64, help="It stands on everything that you say about an alert.")
-        st.caption("No keys are set: this machine may do everything.")
+        if person:
+            st.caption("No keys are set: this machine may do everything.")
 st.session_state.person = person
 page.run()

@@ -12,6 +12,7 @@ __all__ = ['router', 'LATELY', 'PULSE', 'SLICES', 'EDGES', 'BEFORE', 'service_of
 # %% ../../nbs/59_desk.ipynb #9b3ce7cf
 import asyncio
 import datetime as dt
+import math
 import sqlite3
 import time
 from collections import deque
@@ -29,7 +30,7 @@ from ..counterfactual import Change, nearest_changes, nearest_figures, rows_of
 from .messages import Record, Unknown, problems
 from .service import REFUSED, SECONDS, Service, SharedService
 from ..explain import Saying
-from ..features import Event
+from ..features import Event, Feature
 from ..ledger import Ledger, LogFailed
 from ..schemas import DecisionResponse, ModelVersion, Text, TransactionRequest, Verdict
 from ..state import State
@@ -362,7 +363,7 @@ async def nearest(transaction_id: Text, request: Request) -> Nearest:
     return Nearest(
         step=tx.step, probability=now.probability, decision=now.decision, rules=[rule.name for rule in now.rules],
         changes=[change for change in found if _holds(service_of(request), tx, change)],
-        figures=[_figure(model.features, change) for change in figures], figures_missing=missing,
+        figures=_figures(model.features, entry.features, figures), figures_missing=missing,
     )  # fmt: skip
 
 
@@ -370,13 +371,20 @@ def _holds(service: Service, tx: TransactionRequest, change: Change) -> bool:
     "Whether the service itself, rules included, decides so on the changed `tx`, if that can still be asked."
     scorer = service.scorer()
     changed = tx.model_copy(update={"step": max(tx.step, scorer.state.step)} | {change.field: change.value})
-    return changed.step >= scorer.state.step and scorer.answer(changed).decision == change.decision
+    asked = scorer.state.step <= changed.step <= scorer.state.step + scorer.hours_ahead
+    return asked and scorer.answer(changed).decision == change.decision
 
 
-def _figure(features: Sequence[Any], change: Change) -> Figure:
-    feature = next(feature for feature in features if feature.name == change.field)
-    says = Saying(feature).said(None if change.value is None else float(change.value))
-    return Figure(says=says, probability=change.probability, decision=change.decision)  # type: ignore[arg-type]
+def _figures(features: Sequence[Feature], row: np.ndarray, changes: Sequence[Change]) -> list[Figure]:
+    "The `changes` of `row` in words, but those that read as what is so already: one that is missing may read as one that is zero."
+    seen = {feature.name: (Saying(feature), None if math.isnan(value) else value) for feature, value in zip(features, row.tolist())}
+    told = []
+    for change in changes:
+        saying, value = seen[change.field]
+        says = saying.said(None if change.value is None else float(change.value))
+        if says != saying.said(value):
+            told.append(Figure(says=says, probability=change.probability, decision=change.decision))  # type: ignore[arg-type]
+    return told
 
 # %% ../../nbs/59_desk.ipynb #b0ecd42f
 EDGES = (0.0001, 0.001, 0.01, 0.1, 0.5, 0.9)

@@ -12,6 +12,7 @@ from mlops_fraud.schemas import TYPES
 
 PAGE = 50  # alerts
 STATES = ("new", "in review", "fraud", "genuine")
+CHOSEN = ("kind", "decision", "least", "most", "hours", "recipient", "mine", "status")  # what a person may choose, by its widget
 COLUMNS = {
     "loss": "Expected loss", "amount": "Amount", "probability": "Chance of fraud", "decision": "Decision", "type": "Type", "step": "Hour",
     "recipient": "Recipient", "legs": "Legs", "status": "Status", "assignee": "With", "transaction_id": "Transaction",
@@ -107,19 +108,20 @@ def shown(asked: dict[str, Any]) -> tuple[str, Told]:
 
 
 def body() -> None:
-    for name, start in (("after", []), ("last", []), ("drawn", 0)):
+    for name, start in (("after", []), ("last", []), ("drawn", 0), ("chosen", {"status": "new"})):
         st.session_state.setdefault(name, start)
+    for name, value in st.session_state.chosen.items():  # Streamlit forgets it with the page, and one comes back from an alert
+        st.session_state.setdefault(name, value)
     chosen = filters()
-    status = st.session_state.get("status", "new")
+    status = st.session_state.status
     wanted = {**chosen, **({"status": status} if status else {})}
     if st.session_state.get("wanted") != wanted:
         st.session_state.wanted, st.session_state.after = wanted, []
     key, found = shown({**wanted, "n": PAGE, **({"after": st.session_state.after[-1]} if st.session_state.after else {})})
     st.session_state.step = found.step
     totals = {state: found.totals.get(state, Total(0, 0.0)) for state in STATES}
-    st.segmented_control(
-        "Status", STATES, default="new", key="status", format_func=lambda s: f"{s} · {totals[s].n:,}", label_visibility="collapsed"
-    )
+    st.segmented_control("Status", STATES, key="status", format_func=lambda s: f"{s} · {totals[s].n:,}", label_visibility="collapsed")
+    st.session_state.chosen = {name: st.session_state[name] for name in CHOSEN}
     if not found.alerts:
         st.info("No alert passes these filters." if chosen or status else "No alert yet: nothing was held or blocked.")
         return
