@@ -112,7 +112,7 @@ def otherwise(about: Told) -> None:
     says = {
         "amount": lambda value: f"the amount were {value:,.2f} ({value - tx.amount:+,.2f})",
         "type": lambda value: f"it were a {value}",
-        "step": lambda value: f"it came {value - near.step} hours later, at {value % 24:02d}:00",
+        "step": lambda value: f"it came {value - near.step} hour{'s' if value - near.step != 1 else ''} later, at {value % 24:02d}:00",
     }
     for change in near.changes:
         st.markdown(f"* {badge(change.decision)} if {says[change.field](change.value)}: {chance(change.probability)}")
@@ -162,7 +162,7 @@ def similar(about: Told) -> None:
         return
     ended = [row.fraud for row in about.similar]
     st.markdown(
-        f"Of the {len(ended)} labelled transactions whose reasons are most alike, **{ended.count(True)}** were fraud and **{ended.count(False)}** were genuine."
+        f"Whose reasons are most alike, among the labelled transactions: fraud **{ended.count(True)}**, genuine **{ended.count(False)}**."
     )
     others(about.similar, Alike=[row.likeness for row in about.similar])
 
