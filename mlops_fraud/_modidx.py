@@ -159,6 +159,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'mlops_fraud/data/ingest.py'),
                                          'mlops_fraud.data.ingest.count_valid': ('ingest.html#count_valid', 'mlops_fraud/data/ingest.py'),
                                          'mlops_fraud.data.ingest.ingest': ('ingest.html#ingest', 'mlops_fraud/data/ingest.py'),
+                                         'mlops_fraud.data.ingest.named': ('ingest.html#named', 'mlops_fraud/data/ingest.py'),
                                          'mlops_fraud.data.ingest.quality_report': ( 'ingest.html#quality_report',
                                                                                      'mlops_fraud/data/ingest.py'),
                                          'mlops_fraud.data.ingest.raw_file': ('ingest.html#raw_file', 'mlops_fraud/data/ingest.py'),

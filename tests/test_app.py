@@ -185,7 +185,7 @@ def test_a_link_leads_to_a_transaction_and_what_would_change_it(desk: Desk, sign
     expect(page.get_by_text("The role viewer may look").first).to_be_visible()
     expect(page.get_by_role("button", name="Take")).to_be_disabled()
     for part, shows in (
-        ("What would change it", "Exact, not sampled"), ("Case and work", "A case of 2 legs"), ("Similar ones", "labelled transactions whose reasons"),
+        ("What would change it", "Exact, not sampled"), ("Case and work", "A case of 2 legs"), ("Similar ones", "Whose reasons are most alike"),
         ("The recipient before", "recipient"), ("Record", "The request, as it came"),
     ):  # fmt: skip
         page.get_by_text(part, exact=True).click()

@@ -15,8 +15,8 @@ WRONG: dict[str, dict[str, str | None]] = {
     "step": {"is there": "x", "is at least": "-1", "is at most": "1000001"},
     "type": {"is one of": "PAYMNT"},
     "amount": {"is there": "abc", "is at least": "-5", "is at most": "10000000001", "has at most two decimals": "0.015"},
-    "nameOrig": {"has 1 to 64": ""},
-    "nameDest": {"has 1 to 64": "C" * 65},
+    "nameOrig": {"holds no NUL": "C\0", "has 1 to 64": ""},
+    "nameDest": {"holds no NUL": "C\0", "has 1 to 64": "C" * 65},
     "isFraud": {"is 0 or 1": "7"},
 }
 CASES = [(field, words, cell) for field, cases in WRONG.items() for words, cell in cases.items()]

@@ -108,6 +108,16 @@ def test_a_key_that_no_header_can_hold_is_refused(address: str) -> None:
     assert (answer.status_code, answer.json()["detail"].split(":")[0]) == (422, "idempotency-key = 'Ã¼1'")
 
 
+def test_what_the_door_refuses_is_counted_too(address: str) -> None:
+    def refused() -> float:
+        lines = httpx.get(f"{address}/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith('mlops_fraud_refused_total{status="413"}'))
+
+    before = refused()
+    assert httpx.post(f"{address}/predict", content=b"x" * 1_200_000, headers=JSON).status_code == 413
+    assert refused() == before + 1
+
+
 def test_what_is_not_there_is_a_problem_too(address: str) -> None:
     for method, path, status in [("GET", "/nothing", 404), ("GET", "/predict", 405), ("GET", "/decisions/never", 404)]:
         answer = httpx.request(method, address + path)

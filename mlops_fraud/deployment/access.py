@@ -15,7 +15,7 @@ import os
 import secrets
 import string
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from datetime import UTC, date, datetime
 from functools import cached_property, lru_cache
 from ipaddress import ip_address
@@ -326,10 +326,10 @@ def _check(holder: Holder, method: str, path: str, buckets: dict[Holder, Bucket]
 
 # %% ../../nbs/57_access.ipynb #18d42379
 class Guard:
-    "ASGI middleware that refuses who may not ask, and bounds the bodies of who may."
+    "ASGI middleware that refuses who may not ask, `counted` by status, and bounds the bodies of who may."
 
-    def __init__(self, app: ASGIApp, chosen: Settings | None = None):
-        self.app, self._chosen = app, chosen
+    def __init__(self, app: ASGIApp, chosen: Settings | None = None, counted: Callable[[int], None] = lambda status: None):
+        self.app, self._chosen, self.counted = app, chosen, counted
         self.buckets: dict[Holder, Bucket] = {}
         self.behind = 0.0  # seconds that a request waits for its turn
 
@@ -377,6 +377,7 @@ class Guard:
         try:
             exchange = Exchange(receive, send, self.admit(scope, path), self.chosen.body_seconds)
         except Refused as refused:
+            self.counted(refused.status_code)
             await refused.answer()(scope, receive, send)
             return
         try:

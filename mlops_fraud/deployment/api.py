@@ -171,7 +171,7 @@ def _first(message: Any, receive: Any) -> Any:
 
 
 app.add_middleware(ShortWay)
-app.add_middleware(Guard)
+app.add_middleware(Guard, counted=lambda status: REFUSED.labels(status).inc())
 
 # %% ../../nbs/60_api.ipynb #d7daf1b8
 BLOCK = 128  # transactions that are decided and written together
