@@ -105,7 +105,7 @@ class Engines(NamedTuple):
 def engines(world: World) -> Iterator[Engines]:
     "Both, with their data in the world's folder."
     world.folder.chmod(0o755)  # PostgreSQL's user reads its own folder below
-    with postgres(world.folder / "postgresql", "fraud", "secret", "fraud") as log, redis(world.folder / "redis") as order:
+    with postgres("fraud", "secret", "fraud") as log, redis(world.folder / "redis") as order:
         yield Engines(log, order)
 
 

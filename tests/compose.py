@@ -114,9 +114,7 @@ def services(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iter
             return server.url
 
         database = compose.environment("postgres")
-        log = stack.enter_context(
-            postgres(folder / "postgres", database["POSTGRES_USER"], database["POSTGRES_PASSWORD"], database["POSTGRES_DB"])
-        )
+        log = stack.enter_context(postgres(database["POSTGRES_USER"], database["POSTGRES_PASSWORD"], database["POSTGRES_DB"]))
         options = compose.command("redis")
         order = stack.enter_context(redis(folder / "redis", *options[options.index("--save") :]))
         store = stack.enter_context(s3(folder / "logs"))

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,30 +53,31 @@ class Engine:
 
 
 @contextmanager
-def postgres(folder: Path, user: str, password: str, database: str) -> Iterator[Engine]:
-    "PostgreSQL with one database, whose data lie in `folder`."
-    data, port = folder / "data", free_port()
-    data.mkdir(parents=True)
-    (folder / "password").write_text(password)
-    lesser: list[str] = []  # PostgreSQL refuses to run as root
-    if os.getuid() == 0:
-        lesser = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        for path in (folder, data, folder / "password"):
-            shutil.chown(path, "postgres", "postgres")
-        for above in folder.parents:
-            if above.stat().st_uid == 0 and above.stat().st_mode & 0o777 == 0o700:
-                above.chmod(0o711)  # pytest's folders are its user's alone
-    made = ["-D", str(data), "-U", user, "--pwfile", str(folder / "password"), "-A", "scram-sha-256", "-N"]
-    subprocess.run([*lesser, postgres_program("initdb"), *made], check=True, capture_output=True)
-    start = [*lesser, postgres_program("postgres"), "-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-k", str(folder)]
-    address = ["-h", "127.0.0.1", "-p", str(port), "-U", user]
-    engine = Engine(start, [postgres_program("pg_isready"), "-t", "1", *address], port, folder / "log")
-    try:
-        password_too = {**os.environ, "PGPASSWORD": password}
-        subprocess.run([postgres_program("createdb"), *address, database], check=True, capture_output=True, env=password_too)
-        yield engine
-    finally:
-        engine.end()
+def postgres(user: str, password: str, database: str) -> Iterator[Engine]:
+    """PostgreSQL with one database.
+
+    Its data lie in a folder of its own: it refuses to run as root, and each start of pytest takes from all others the folders of those that run beside it.
+    """
+    lesser = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
+    with tempfile.TemporaryDirectory(prefix="postgres-") as own:
+        folder, port = Path(own), free_port()
+        data, secret = folder / "data", folder / "password"
+        data.mkdir()
+        secret.write_text(password)
+        if lesser:
+            for path in (folder, data, secret):
+                shutil.chown(path, "postgres", "postgres")
+        made = ["-D", str(data), "-U", user, "--pwfile", str(secret), "-A", "scram-sha-256", "-N"]
+        subprocess.run([*lesser, postgres_program("initdb"), *made], check=True, capture_output=True)
+        start = [*lesser, postgres_program("postgres"), "-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-k", own]
+        address = ["-h", "127.0.0.1", "-p", str(port), "-U", user]
+        engine = Engine(start, [postgres_program("pg_isready"), "-t", "1", *address], port, folder / "log")
+        try:
+            password_too = {**os.environ, "PGPASSWORD": password}
+            subprocess.run([postgres_program("createdb"), *address, database], check=True, capture_output=True, env=password_too)
+            yield engine
+        finally:
+            engine.end()
 
 
 @contextmanager

@@ -136,7 +136,7 @@ def test_instances_that_start_at_once_make_a_role_and_a_database_for_each_progra
         where = f"host=127.0.0.1 port={server.port} user={user} dbname={database}"
         return psycopg.connect(where, password=f"the {user}'s", autocommit=True)
 
-    with postgres(tmp_path / "postgres", "root", "the root's", "other") as server:
+    with postgres("root", "the root's", "other") as server:
         # No superuser, as on RDS.
         login("root", "other").execute("CREATE ROLE operator LOGIN CREATEROLE CREATEDB PASSWORD 'the operator''s'")
         it = {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": "operator", "PGDATABASE": "postgres"}

@@ -51,7 +51,7 @@ class Stores(NamedTuple):
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
     "PostgreSQL and Redis."
     folder = tmp_path_factory.mktemp("stores")
-    with postgres(folder / "postgres", "fraud", "secret", "fraud") as log, redis(folder / "redis") as order:
+    with postgres("fraud", "secret", "fraud") as log, redis(folder / "redis") as order:
         yield Stores(log, order)
 
 

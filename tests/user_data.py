@@ -169,7 +169,7 @@ def test_instances_that_start_end_in_apis_that_answer_from_one_log(account: Acco
     account.client("s3").head_bucket(Bucket=re.findall(r"s3://([\w-]+)/mlflow", script)[0])
 
     with ExitStack() as stack:
-        log = stack.enter_context(postgres(tmp_path / "postgres", "postgres", PASSWORDS["database"], "other"))
+        log = stack.enter_context(postgres("postgres", PASSWORDS["database"], "other"))
         order = stack.enter_context(redis(tmp_path / "redis", "--requirepass", PASSWORDS["order"], tls=True))
         for there, here in (
             (r"^PGHOST=.*", f"PGHOST=127.0.0.1\nPGPORT={log.port}"),
