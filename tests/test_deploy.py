@@ -131,7 +131,7 @@ def test_an_instance_has_the_program_that_makes_the_databases() -> None:
     assert f"<<'EOF'\n{(ROOT / 'deploy/database.py').read_text()}EOF\n" in said
 
 
-def test_instances_that_start_at_once_make_a_role_and_a_database_for_each_program(tmp_path: Path) -> None:
+def test_instances_that_start_at_once_make_a_role_and_a_database_for_each_program() -> None:
     def login(user: str, database: str) -> psycopg.Connection:
         where = f"host=127.0.0.1 port={server.port} user={user} dbname={database}"
         return psycopg.connect(where, password=f"the {user}'s", autocommit=True)
