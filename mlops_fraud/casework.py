@@ -243,7 +243,7 @@ class Casework:
     "The work on the alerts of a `ledger`, in its file."
 
     def __init__(self, ledger: Ledger):
-        self.ledger, self.where, self.latest = ledger, ledger.where, Latest(self._ask)
+        self.ledger, self.latest = ledger, Latest(self._ask)
         layout = _layout(ledger.connection)
         if layout is None and ledger.shared:
             ledger.create(FUNCTIONS + SCHEMA + IN_POSTGRESQL, lambda: _layout(ledger.connection))
@@ -253,13 +253,13 @@ class Casework:
                     ledger.connection.execute(statement)
         elif layout != LAYOUT:
             raise OldCasework(
-                f"the casework in {said(self.where)} has layout {layout}, this version writes {LAYOUT}; set LEDGER to another file"
+                f"the casework in {said(ledger.where)} has layout {layout}, this version writes {LAYOUT}; set LEDGER to another file"
             )
         else:
             ledger.connection.execute("DROP INDEX IF EXISTS casework_traffic")  # an earlier version's; nobody asks it any more
 
     def _ask(self, query: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[Any]:
-        with closing(reader(self.where)) as connection:
+        with closing(reader(self.ledger.where)) as connection:
             return connection.execute(query, values).fetchall()
 
     def alerts(self, chosen: Filter, after: str | None = None, n: int = PAGE) -> Page:

@@ -234,11 +234,11 @@ class Ledger:
 
     def insert(self, entries: Sequence[Entry]) -> None:
         "The part of `append` before the wait: nothing is there for others, or after a power cut, until `commit`."
-        self._check_place()
+        self.check_place()
         at = now()
         self._insert([self._said(entry, at) for entry in entries])
 
-    def _check_place(self) -> None:
+    def check_place(self) -> None:
         "Raises `LogFailed` where the file is no longer the one that was opened: what is written to it now, nobody finds."
         if isinstance(self.where, Path) and _number_of(self.where) != self.file:
             raise LogFailed(f"{self.where} was moved or replaced")
@@ -386,7 +386,6 @@ class Ledger:
         if self.connection.in_transaction:
             yield
             return
-        self._check_place()
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             yield

@@ -158,6 +158,15 @@ def test_a_selection_is_of_the_alerts_that_were_seen(desk: Desk, sign_in: Callab
     expect(page.get_by_text("encountered an error")).to_have_count(0)
 
 
+def test_an_analyst_labels_in_no_other_name_and_who_runs_the_service_in_any(desk: Desk) -> None:
+    def label(key: str, by: str) -> int:
+        said = {"transaction_id": "t-0", "fraud": None, "by": by}
+        return httpx.post(f"{desk.url}/feedback", json=said, headers={"X-API-Key": desk.keys[key]}).status_code
+
+    assert [label("ada", "grace"), label("ada", "ada"), label("boss", "bank")] == [422, 200, 200]
+    assert [each["by"] for each in desk.ask("/decisions/t-0")["feedback"]] == ["ada", "bank"]
+
+
 def test_an_alert_is_found_by_its_amount_and_given_to_a_colleague(desk: Desk, sign_in: Callable[..., Page]) -> None:
     page = sign_in("grace", "queue")
     wanted = desk.ask("/desk/alerts", status="new")["alerts"][5]

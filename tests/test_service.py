@@ -173,7 +173,7 @@ def test_the_documentation_shows_an_example_that_works(address: str) -> None:
     assert "swagger" in httpx.get(f"{address}/docs").text.lower()
 
 
-def test_whatever_the_documentation_allows_is_answered_as_it_says(address: str) -> None:
+def test_whatever_the_documentation_allows_is_answered_as_it_says(address: str, record_property: Callable[[str, int], None]) -> None:
     # JSON Schema cannot say that an amount has whole cents, or that an MLflow client sends one of three forms.
     documented, asked = schemathesis.openapi.from_url(f"{address}/openapi.json"), Counter[str]()
 
@@ -187,6 +187,7 @@ def test_whatever_the_documentation_allows_is_answered_as_it_says(address: str) 
         assert isinstance(found, Ok), found
         few(given(case=found.ok().as_strategy())(ask))()
     assert asked.keys() == httpx.get(f"{address}/openapi.json").json()["paths"].keys()
+    record_property("asked", asked.total())
 
 
 def test_a_batch_of_lines_is_answered_line_by_line_whatever_is_wrong_with_some(project: Project, serve: Serve) -> None:
@@ -360,6 +361,30 @@ def test_the_clock_jumps_back_four_days(project: Project, serve: Serve, tmp_path
     at = decided["answered_at"].to_list()
     assert at[0][:10] > at[-1][:10]  # it did jump
     assert decided.filter(pl.col("fraud"))["transaction_id"].to_list() == [first, last]
+
+
+def test_what_people_say_goes_into_no_log_that_was_moved_and_then_into_the_new_one(project: Project, serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "own/ledger.sqlite"
+    label, by = {"transaction_id": "known", "fraud": True, "by": "Ada"}, {"transaction_ids": ["known"], "by": "Ada"}
+    with serve(project, LEDGER=str(path)) as (url, _):
+
+        def decide(id: str) -> int:
+            return httpx.post(f"{url}/predict", json={**GOOD, "transaction_id": id}, timeout=30).status_code
+
+        assert decide("known") == 200 and httpx.get(f"{url}/desk/alerts").is_success
+        for part in ("", "-wal", "-shm"):
+            path.with_name(path.name + part).rename(tmp_path / f"moved{part}")
+        for route, said in (("feedback", label), ("desk/take", by), ("desk/conclude", {**by, "fraud": True})):
+            assert httpx.post(f"{url}/{route}", json=said).status_code == 503
+        deadline = time.monotonic() + 30
+        while decide("new") != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert httpx.get(f"{url}/desk/alerts").is_success
+        assert httpx.post(f"{url}/desk/take", json=by).json()["refused"] == {"known": "it was never decided"}
+    moved = Ledger(tmp_path / "moved")
+    assert (len(moved), moved.feedback("known")) == (1, [])
+    moved.close()
 
 
 def test_a_full_disk_refuses_and_loses_nothing(project: Project, serve: Serve, tmp_path: Path, record_property) -> None:

@@ -168,7 +168,9 @@ class Service:
         "Let `work` write what people say to the log, in turn with the decisions. Raises `LogFailed`."
         try:
             async with self.log:
-                return await asyncio.get_running_loop().run_in_executor(self.disk, work, self.scorer().ledger)
+                ledger = self.scorer().ledger
+                ledger.check_place()
+                return await asyncio.get_running_loop().run_in_executor(self.disk, work, ledger)
         except sqlite3.Error as reason:
             raise LogFailed(f"the log cannot be written ({reason}); say it again") from None
 
