@@ -1383,6 +1383,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mlops_fraud.state.State.save': ('state.html#state.save', 'mlops_fraud/state.py'),
                                    'mlops_fraud.state.State.update': ('state.html#state.update', 'mlops_fraud/state.py'),
                                    'mlops_fraud.state.StateMismatch': ('state.html#statemismatch', 'mlops_fraud/state.py'),
+                                   'mlops_fraud.state._fill': ('state.html#_fill', 'mlops_fraud/state.py'),
                                    'mlops_fraud.state.event_blocks': ('state.html#event_blocks', 'mlops_fraud/state.py'),
                                    'mlops_fraud.state.history_name': ('state.html#history_name', 'mlops_fraud/state.py'),
                                    'mlops_fraud.state.late': ('state.html#late', 'mlops_fraud/state.py'),

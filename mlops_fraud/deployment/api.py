@@ -42,6 +42,7 @@ from ..schemas import DecisionResponse, Text, TransactionRequest, read_request
 from ..scoring import REFUSALS
 from ..settings import settings
 
+gc.freeze()
 gc.enable()
 
 # %% ../../nbs/60_api.ipynb #fcf1a9f7
