@@ -82,6 +82,31 @@ def test_no_body_is_too_strange_for_a_clear_answer(address: str, body: bytes, pa
     assert answer.json()["detail"]
 
 
+def mutated(chance: random.Random, body: bytes) -> bytes:
+    "`body` with one to four bytes, or pieces, lost, doubled, changed or put in."
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(body) + 1)
+        to = min(len(body), at + chance.choice([0, 1, 1, 8]))
+        piece = chance.choice(
+            [b"", body[at:to] * 2, bytes([chance.randrange(256)]), b"9" * 30, b"-", b"e", b"\\u0000", b'"', b"{", b"]", b"null"]
+        )
+        body = body[:at] + piece + body[to:]
+    return body.replace(b"\n", b" ")
+
+
+def test_no_mutation_of_a_body_breaks_an_answer(address: str, record_property: Callable[[str, int], None]) -> None:
+    chance, whole = random.Random(11), json.dumps({"transaction_id": "m-1", **GOOD}).encode()
+    lines = [line for line in (mutated(chance, whole) for _ in range(5_000)) if line.strip()]
+    batch = httpx.post(f"{address}/predict/batch", content=b"\n".join(lines), headers={"content-type": "application/x-ndjson"}, timeout=60)
+    alone = [httpx.post(f"{address}/whatif", content=line, headers=JSON) for line in lines[:500]]
+    statuses = Counter(answer.get("status", 200) for answer in map(json.loads, batch.text.splitlines()))
+    statuses.update(answer.status_code for answer in alone)
+    assert statuses.total() == len(lines) + len(alone)
+    assert statuses.keys() == {200, 400, 422}
+    for status, n in statuses.items():
+        record_property(f"answered {status}", n)
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
 def test_another_content_type_is_refused_with_words(address: str, kind: str) -> None:
     answer = httpx.post(f"{address}/predict", content=json.dumps(GOOD), headers={"content-type": kind})
