@@ -1,4 +1,4 @@
-"""What an answer takes: in process, over HTTP, for a file at once, and as models and pasts grow.
+"""What an answer takes: in process, over HTTP, for a file at once, as models and pasts grow, and at a start.
 
     make bench
 
@@ -16,7 +16,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-PARTS = {"in-process": "In process", "http": "Over HTTP", "offline": "A file at once", "growth": "Growth"}
+PARTS = {"in-process": "In process", "http": "Over HTTP", "offline": "A file at once", "growth": "Growth", "start": "A start"}
 LIBRARIES = ("numpy", "xgboost-cpu", "numba", "pydantic", "fastapi", "uvicorn", "mlflow")
 
 
@@ -41,6 +41,10 @@ def part(given: argparse.Namespace) -> str:
         import in_process
 
         return in_process.report(given.folder, given.rows, given.trees)
+    if given.part == "start":
+        import starts
+
+        return starts.report(given.folder / "start", given.behind, given.trees)
     import growth
 
     return growth.offline(given.folder) if given.part == "offline" else growth.report(given.folder, given.trees)
@@ -92,6 +96,7 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=10, help="of each run over HTTP")
     parser.add_argument("--history", type=int, default=500_000, help="events before them; also those that are scored as a file")
+    parser.add_argument("--behind", type=int, default=7_500_000, help="events that a start has behind it")
     parser.add_argument("--trees", type=int, default=300, help="of the model that answers")
     for hidden, kind in (("--part", str), ("--folder", Path)):
         parser.add_argument(hidden, type=kind, help=argparse.SUPPRESS)

@@ -99,7 +99,17 @@ def test_the_service_benchmark_says_what_is_missing() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PATH": ""})
     assert done.returncode == 1 and "apt-get install wrk" in done.stderr
     done = subprocess.run([*command[:-1], "https"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "https; choose from in-process, http, offline, growth" in done.stderr
+    assert done.returncode == 2 and "https; choose from in-process, http, offline, growth, start" in done.stderr
+
+
+def test_a_start_is_timed_from_the_events_and_from_a_snapshot(
+    benchmark: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = benchmark("starts")
+    monkeypatch.setattr(starts, "STARTS", 2)
+    first, second = starts.started(tmp_path / "start", 10_000, trees=6)
+    assert (first[0], second[0]) == ("the events", "a snapshot")
+    assert len(list((tmp_path / "start").glob("state-*.npz"))) == 1
 
 
 def test_a_pause_is_the_time_without_an_answer_while_one_is_due(benchmark: Callable[[str], ModuleType]) -> None:
