@@ -2,8 +2,12 @@
 
 import streamlit as st
 from client import NotSignedIn, Unanswered, whoami
+from texts import plain
 
-st.set_page_config(page_title="mlops-fraud", page_icon=":material/shield:", layout="wide")
+# Streamlit would fetch a named icon from another site, and then that site knows who works here.
+SHIELD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24">
+<path fill="#0072B2" d="M12 2 4 5v6c0 5 3.4 9.6 8 11 4.6-1.4 8-6 8-11V5z"/></svg>"""
+st.set_page_config(page_title="mlops-fraud", page_icon=SHIELD, layout="wide")
 # The folder is not called pages: Streamlit would by itself show its files to whoever comes first.
 PAGES = [
     st.Page("views/live.py", title="Live", icon=":material/monitoring:", default=True),
@@ -50,7 +54,7 @@ except Unanswered:
     person = None  # type: ignore[assignment]  # each page says so in its own words
 with st.sidebar:
     if person and person.name:
-        st.markdown(f"**{person.name}** · {person.role}")
+        st.markdown(f"**{plain(person.name)}** · {person.role}")
         st.button("Sign out", on_click=sign_out)
     elif "key" not in st.session_state:  # also while the API is away, or the name would be gone when it is back
         st.text_input("Your name", key="name", max_chars=64, help="It stands on everything that you say about an alert.")

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import httpx
 import streamlit as st
+from texts import plain
 
 from mlops_fraud.schemas import DecisionResponse
 from mlops_fraud.settings import settings
@@ -46,7 +47,7 @@ def _answer(method: str, path: str, **request: Any) -> httpx.Response:
         raise Unanswered(f"The API failed on this ({method} {path}); what went wrong stands in its log.")
     if response.status_code != 200:
         problem = response.json()
-        said = "\n".join(f"* {line}" for line in problem["errors"]) or problem["detail"]
+        said = "\n".join(f"* {plain(line)}" for line in problem["errors"]) or plain(problem["detail"])
         raise (NotSignedIn if response.status_code == 401 else Unanswered)(said)
     return response
 

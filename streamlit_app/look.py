@@ -10,6 +10,7 @@ import altair as alt
 import polars as pl
 import streamlit as st
 from client import Told, Unanswered
+from texts import plain, verbatim
 
 from mlops_fraud.schemas import DecisionResponse, Explanation
 from mlops_fraud.settings import project_root
@@ -54,10 +55,10 @@ def may_say() -> str:
 def tell(outcome: Told, did: str) -> None:
     "What came of an action, after the page is drawn again."
     if outcome.done:
-        which = f"`{outcome.done[0]}`" if len(outcome.done) == 1 else f"{len(outcome.done)} transactions"
+        which = verbatim(outcome.done[0]) if len(outcome.done) == 1 else f"{len(outcome.done)} transactions"
         st.toast(f"{which} {did}", icon=":material/check:")
     for transaction_id, why in list(outcome.refused.items())[:3]:
-        st.toast(f"`{transaction_id}`: {why}", icon=":material/warning:")
+        st.toast(f"{verbatim(transaction_id)}: {plain(why)}", icon=":material/warning:")
 
 
 def verb(place: Any, name: str, can: bool, do: Callable[..., None], *args: Any, help: str | None = None, **kwargs: Any) -> None:
@@ -110,7 +111,7 @@ def why(answer: DecisionResponse) -> None:
         first = rule is answer.rules[0]
         st.warning(f"The rule *{rule.name}* decided: {rule.why}" if first else f"It also meets *{rule.name}*: {rule.why}")
     for earlier in answer.linked:
-        st.warning(f"It cashes out just what was transferred by `{earlier}`: look at that one, too.")
+        st.warning(f"It cashes out just what was transferred by {verbatim(earlier)}: look at that one, too.")
     st.markdown("**Why**\n" + "\n".join(f"1. {reason['sentence']}" for reason in answer.reasons))
 
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import httpx
 import polars as pl
@@ -200,6 +201,28 @@ def test_a_link_leads_to_a_transaction_and_what_would_change_it(desk: Desk, sign
         page.get_by_text(part, exact=True).click()
         expect(page.get_by_text(shows).last).to_be_visible(timeout=SOON)
     expect(page.get_by_text("Traceback")).to_have_count(0)
+
+
+def test_a_name_is_no_link_and_no_other_site_is_asked(desk: Desk, browser: Browser, sign_in: Callable[..., Page]) -> None:
+    hostile = {
+        "nameOrig": "C1`[a](http://a.invalid)`",
+        "nameDest": "![b](http://b.invalid/b.png)",
+        "transaction_id": "`<img src=x>` $x$ :red[c]",
+    }
+    sent = {"step": desk.ask("/readyz")["step"], "type": "TRANSFER", "amount": 181.0, **hostile}
+    assert httpx.post(f"{desk.url}/predict", json=sent, headers={"X-API-Key": desk.keys["boss"]}).status_code == 200
+    page = sign_in("val", "transaction?id=" + quote(hostile["transaction_id"]))
+    for name in ("nameOrig", "nameDest"):
+        expect(page.locator("code", has_text=hostile[name]).first).to_be_visible(timeout=SOON)
+    assert page.locator("a[href*=invalid], img[src*=invalid]").count() == 0
+    asked: list[str] = []
+    other = browser.new_context().new_page()
+    other.on("request", lambda request: asked.append(request.url))
+    other.goto(desk.app)
+    expect(other.get_by_label("Your key", exact=True)).to_be_visible(timeout=SOON)
+    other.wait_for_load_state("networkidle")
+    assert asked and {url.split("/")[2] for url in asked if not url.startswith("data:")} == {desk.app.split("/")[2]}
+    other.context.close()
 
 
 def test_the_live_page_moves_by_itself(desk: Desk, sign_in: Callable[..., Page]) -> None:

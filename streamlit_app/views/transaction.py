@@ -6,6 +6,7 @@ import altair as alt
 import streamlit as st
 from client import Told, Unanswered, act, ask, dossier, nearest, ready
 from look import COLOURS, LABELS, badge, chance, frame, may_say, money, page, picture, ruler, said, tell, verb, why
+from texts import plain, verbatim
 
 from mlops_fraud.schemas import TYPES
 
@@ -53,7 +54,7 @@ def head(about: Told) -> None:
     tx, answer, alert = about.record.request, about.answer, about.alert
     st.subheader(f"{badge(answer.decision)} {tx.type} of {tx.amount:,.2f} at hour {tx.step}")
     st.markdown(
-        f"From `{tx.nameOrig}` to `{tx.nameDest}` · chance of fraud **{chance(answer.probability)}** · answered {alert.answered_at[:19].replace('T', ' ')} UTC"
+        f"From {verbatim(tx.nameOrig)} to {verbatim(tx.nameDest)} · chance of fraud **{chance(answer.probability)}** · answered {alert.answered_at[:19].replace('T', ' ')} UTC"
     )
     st.altair_chart(ruler(answer.probability, answer.thresholds), width="stretch")
     st.caption(
@@ -65,7 +66,7 @@ def head(about: Told) -> None:
     verb(places[1], "Fraud", can_say, do, "conclude", "labelled fraud", alert.transaction_id, fraud=True)
     verb(places[2], "Genuine", can_say, do, "conclude", "labelled genuine", alert.transaction_id, fraud=False)
     verb(places[3], "Undo", alert.status != "new" and not barred, do, "undo", "undone", alert.transaction_id)
-    places[4].markdown(f"**{alert.status}**" + (f", with {alert.assignee}" if alert.assignee else ""))
+    places[4].markdown(f"**{alert.status}**" + (f", with {plain(alert.assignee)}" if alert.assignee else ""))
     if barred:
         st.caption(barred)
 
