@@ -168,6 +168,8 @@ def score(
     progress: Progress = True,
 ) -> None:
     "Score a file from an empty past: probability, decision and all SHAP values of each row."
+    if out.suffix != ".parquet":
+        _fail(f"out = {out}; scores are written as parquet, so its name must end in .parquet")
     from mlops_fraud import registry
     from mlops_fraud.scoring import score_file
 

@@ -130,7 +130,12 @@ def summary(rows: Rows, probability: np.ndarray, found: Findings, thresholds: Th
     "The figures of `found` and of the decisions, by name."
     prevalence, brier = float(rows.y.mean()), float(brier_score_loss(rows.y, probability))
     named = {"events": len(rows.y), "frauds": int(rows.y.sum()), "prevalence": prevalence, "brier": brier}
-    named |= {"brier_skill": 1 - brier / (prevalence * (1 - prevalence)), "calibration_error": calibration_error(rows.y, probability)}
+    error = calibration_error(rows.y, probability)
+    named |= {
+        "brier_skill": 1 - brier / (prevalence * (1 - prevalence)),
+        "calibration_error": error,
+        "relative_calibration_error": error / prevalence,
+    }
     named |= {f"average_precision_{s.slice.replace(', ', '_').lower()}": s.average_precision for s in found.ranking}
     named |= _lifts(found.ranking)
     for kind, points in found.points.items():
@@ -190,7 +195,9 @@ RULES = (
     Rule("leg_lift", "min_leg_lift", "average precision of the weaker leg, as a multiple of its share of fraud,"),
     Rule("case_recall", "min_case_recall", "share of cases that alert by their second leg", frauds=FEW),
     Rule("brier_skill", "min_brier_skill", "Brier skill, the gain on always saying the share of fraud,"),
-    Rule("calibration_error", "max_calibration_error", "expected calibration error"),
+    Rule(
+        "relative_calibration_error", "max_calibration_error", "expected calibration error, as a share of the share of fraud,", frauds=FEW
+    ),
     Rule("milliseconds", "max_milliseconds", "milliseconds for the model's part of an answer, 99 % of them,"),
 )
 
@@ -460,6 +467,10 @@ def _gate(metrics: dict[str, float], outcome: Gate, limits: dict[str, float]) ->
             asked, kept = rule.asked(limits[rule.limit]), "no" if any(rule.limit in refusal for refusal in outcome.refusals) else "yes"
         value = f"{metrics[rule.metric]:.4g}" if rule.metric in metrics else "-"
         lines.append(f"| {rule.words.rstrip(',')} | {value} | {asked} | {kept} |")
+    approving = metrics["cost_of_approving_all"]
+    lines.append(
+        f"| what its decisions cost | {metrics['cost']:,.0f} | less than {approving:,.0f} | {'yes' if metrics['cost'] < approving else 'no'} |"
+    )
     return "\n".join(["## Gate", "", _verdict(outcome), "", "| | reached | asked | kept |", "| --- | --- | --- | --- |", *lines, ""])
 
 # %% ../nbs/40_evaluation.ipynb #a8498bb6

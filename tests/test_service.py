@@ -7,12 +7,13 @@ import random
 import resource
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -196,6 +197,24 @@ def test_the_documentation_shows_an_example_that_works(address: str) -> None:
     example = schema["components"]["schemas"]["TransactionRequest"]["examples"][0]
     assert httpx.post(f"{address}/predict", json=example).status_code == 200
     assert "swagger" in httpx.get(f"{address}/docs").text.lower()
+
+
+def test_a_log_that_cannot_be_read_is_a_problem_too(project: Project, serve: Serve, tmp_path: Path) -> None:
+    log = tmp_path / "torn.sqlite"
+    with serve(project, LEDGER=str(log)) as (url, _):
+        assert httpx.post(f"{url}/predict", json={**GOOD, "transaction_id": "u-1"}).status_code == 200
+        with closing(sqlite3.connect(log)) as other:
+            other.execute("ALTER TABLE decisions RENAME TO torn")
+        for path in ("/decisions/u-1", "/desk/alerts", "/desk/transactions/u-1"):
+            answer = httpx.get(url + path)
+            assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json"), path
+            assert "cannot be read" in answer.json()["detail"]
+
+
+def test_the_documentation_says_which_routes_ask_for_a_key(address: str) -> None:
+    document = httpx.get(f"{address}/openapi.json").json()
+    assert document["components"]["securitySchemes"].keys() == {"X-API-Key", "Bearer"} and {} in document["security"]
+    assert document["paths"]["/healthz"]["get"]["security"] == [] and "security" not in document["paths"]["/predict"]["post"]
 
 
 def test_whatever_the_documentation_allows_is_answered_as_it_says(address: str, record_property: Callable[[str, int], None]) -> None:

@@ -8,11 +8,11 @@ __all__ = ['CASH_IN', 'CASH_OUT', 'DEBIT', 'PAYMENT', 'TRANSFER', 'REAL_ROWS', '
            'HOUR_WEIGHT', 'HOUR_MEMORY', 'AGAIN', 'STAY', 'NEW_RECIPIENT', 'NEW_CASHIER', 'MULE_STAYS', 'REGULAR',
            'RETIRED', 'PENNILESS', 'NIGHT_TYPES', 'NIGHT', 'CAP', 'FLAG_ABOVE', 'FLAG_CHANCE', 'MISLABELLED', 'SPLIT',
            'PAYSIM', 'HARD', 'SCENARIOS', 'LULL', 'AWAKE', 'ASLEEP', 'ROW', 'MOMENT', 'ROW_GROUP', 'WEEK',
-           'bent_lognormal', 'Scenario', 'NoScenario', 'checked', 'scenario_named', 'expected_traffic', 'plan', 'World',
-           'type_edges', 'dearness', 'create_world', 'new_name', 'some_money', 'recipient', 'begin', 'settle',
-           'genuine_amount', 'genuine', 'loot', 'recruit', 'transfer_leg', 'cash_out_leg', 'hour_due', 'part_of',
-           'collect', 'fall_due', 'fill', 'spell', 'account_names', 'columns', 'row_groups', 'tables', 'theft_numbers',
-           'simulate', 'simulated', 'steady_traffic', 'simulated_days', 'write_simulation']
+           'bent_lognormal', 'Scenario', 'OtherFile', 'NoScenario', 'checked', 'scenario_named', 'expected_traffic',
+           'plan', 'World', 'type_edges', 'dearness', 'create_world', 'new_name', 'some_money', 'recipient', 'begin',
+           'settle', 'genuine_amount', 'genuine', 'loot', 'recruit', 'transfer_leg', 'cash_out_leg', 'hour_due',
+           'part_of', 'collect', 'fall_due', 'fill', 'spell', 'account_names', 'columns', 'row_groups', 'tables',
+           'theft_numbers', 'simulate', 'simulated', 'steady_traffic', 'simulated_days', 'write_simulation']
 
 # %% ../../nbs/02_simulator.ipynb #5d98055f
 import os
@@ -108,6 +108,10 @@ class Scenario(NamedTuple):
 PAYSIM = Scenario()
 HARD = Scenario(commission=0.01, wait=24, pool=3, aged=True, rhythm=True)
 SCENARIOS = {"paysim": PAYSIM, "hard": HARD}
+
+
+class OtherFile(Mendable, ValueError):
+    "A file's name ends otherwise than those that can be written."
 
 
 class NoScenario(Mendable, ValueError):
@@ -574,7 +578,7 @@ def write_simulation(path: Path, n_rows: int, seed: int = 7, progress: bool = Fa
     path = Path(path)
     writers: dict[str, Callable[..., None]] = {".csv": _write_csv, ".parquet": _write_parquet}
     if path.suffix not in writers:
-        raise ValueError(f"{path.name} ends in {path.suffix!r}; it must end in .csv or .parquet")
+        raise OtherFile(f"{path.name} ends in {path.suffix!r}; it must end in .csv or .parquet")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:

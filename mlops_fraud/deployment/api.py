@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TRACED', 'app', 'Explain', 'Key', 'BLOCK', 'AHEAD', 'LONGEST', 'MOST', 'TRANSACTION', 'ANSWER', 'BATCH', 'ANSWERS',
-           'ABOUT', 'lifespan', 'predict', 'what_if', 'ShortWay', 'Lines', 'predict_batch', 'decision', 'feedback',
-           'model', 'alive', 'ready', 'metrics', 'Split', 'Invocation', 'Predictions', 'ping', 'invocations',
-           'with_problem', 'documentation']
+           'ABOUT', 'KEY', 'lifespan', 'predict', 'what_if', 'ShortWay', 'Lines', 'predict_batch', 'decision',
+           'feedback', 'model', 'alive', 'ready', 'metrics', 'Split', 'Invocation', 'Predictions', 'mlflow_version',
+           'ping', 'invocations', 'with_problem', 'unread', 'documentation']
 
 # %% ../../nbs/60_api.ipynb #a6371194
 import gc
@@ -16,9 +16,11 @@ gc.disable()
 # %% ../../nbs/60_api.ipynb #4113c676
 import asyncio
 import os
+import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version as version_of
 from itertools import batched
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +35,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from .access import Guard
+from .access import OPEN, Guard
 from .desk import Action, Assignment, Finding, name_of, open_casework, person_of, record_of, router, service_of
 from .messages import CANNOT_LOAD, NOT_ANSWERED, About, Label, Ready, Record, problem_of, problems
 from .service import METRICS, REFUSED, SharedService, alone, follow, service_of_settings
@@ -352,10 +354,19 @@ def _columns(sent: Invocation) -> dict[str, list[float | None]]:
             raise HTTPException(400, "dataframe_split: a row has more or fewer values than there are columns")
         return dict(zip(split.columns, map(list, zip(*split.data)))) if split.data else {name: [] for name in split.columns}
     if sent.dataframe_records:
-        return {name: [row.get(name) for row in sent.dataframe_records] for name in sent.dataframe_records[0]}
+        names = sent.dataframe_records[0].keys()
+        if (odd := next((n for n, row in enumerate(sent.dataframe_records) if row.keys() != names), None)) is not None:
+            raise HTTPException(400, f"dataframe_records: record {odd} has other features than record 0; send null for what is missing")
+        return {name: [row[name] for row in sent.dataframe_records] for name in names}
     if sent.inputs:
         return sent.inputs
     raise HTTPException(400, "send rows as dataframe_split, dataframe_records or inputs")
+
+
+@app.get("/version", response_class=PlainTextResponse)
+async def mlflow_version() -> Response:
+    "The MLflow whose clients are understood."
+    return PlainTextResponse(version_of("mlflow"))
 
 
 @app.get("/ping", response_class=PlainTextResponse)
@@ -392,14 +403,27 @@ async def with_problem(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(problem.model_dump(), problem.status, headers, media_type="application/problem+json")
 
 
+async def unread(request: Request, error: Exception) -> JSONResponse:
+    "The log failed where it was only read."
+    return await with_problem(request, LogFailed(f"the log cannot be read ({error}); ask again"))
+
+
 for kind in (HTTPException, RequestValidationError, *NOT_ANSWERED):
     app.add_exception_handler(kind, with_problem)
+app.add_exception_handler(sqlite3.Error, unread)
+
+KEY = {"X-API-Key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}, "Bearer": {"type": "http", "scheme": "bearer"}}
 
 
 def documentation() -> dict[str, Any]:
-    "The OpenAPI document, with the content type that problems have."
+    "The OpenAPI document, with the keys that may be asked for and the content type that problems have."
     if app.openapi_schema is None:
-        for operation in (operation for path in FastAPI.openapi(app)["paths"].values() for operation in path.values()):
+        document = FastAPI.openapi(app)
+        document["components"]["securitySchemes"] = KEY
+        document["security"] = [{}, *({name: []} for name in KEY)]  # none is asked for on this machine alone
+        for path, operation in ((path, operation) for path, found in document["paths"].items() for operation in found.values()):
+            if path in OPEN:
+                operation["security"] = []
             for status, response in operation["responses"].items():
                 if status >= "400":
                     response["content"] = {"application/problem+json": next(iter(response["content"].values()))}
