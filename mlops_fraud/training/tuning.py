@@ -326,6 +326,11 @@ def report(trials: pl.DataFrame, n_best: int = 10) -> str:
     best = trials.with_row_index("trial").sort("worth", descending=True).head(n_best)
     lines = ["| " + " | ".join(best.columns) + " |", "| --- " * len(best.columns) + "|"]
     lines += ["| " + " | ".join(f"{value:.4g}" for value in row) + " |" for row in best.iter_rows()]
-    opening = f"# Search\n\n{len(trials)} settings were tried, each on up to three periods that came after all that it had learned from, the last of them validation. What one is worth, on average: the average precision in live hours, less what its best thresholds would still cost as a share of all fraud money. The best:\n"
+    n = len(trials)
+    known = f"once {STARTUP} are known, the estimators propose"
+    drawn = (
+        f"All of them were drawn at random; {known}" if n <= STARTUP else f"The first {STARTUP} were drawn at random; {known}d the others"
+    )
+    opening = f"# Search\n\n{n} settings were tried, each on up to three periods that came after all that it had learned from, the last of them validation. What one is worth, on average: the average precision in live hours, less what its best thresholds would still cost as a share of all fraud money. {drawn}. The best:\n"
     pictures = [f"![{name}](figures/tuning/{name}.png)\n" for name in ("search", "trials", "settings")]
     return "\n".join([opening, *lines, "", *pictures])
