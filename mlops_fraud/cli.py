@@ -150,7 +150,7 @@ def experiment() -> None:
         _fail("the notebooks could not be exported; the reason stands above")
     from mlops_fraud.experiment import experiment as compare
 
-    print(compare(root))
+    print(compare(root, progress=True))
 
 
 @app.command("rolling-origin")

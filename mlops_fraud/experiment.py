@@ -17,9 +17,11 @@ import mlflow
 import numpy as np
 import yaml
 from sklearn.metrics import average_precision_score
+from tqdm.auto import tqdm
 
 from . import registry
 from .decisions import Costs
+from .evaluation import FEW
 from .features import fingerprint, of_groups
 from .measures import resampled_scores, slices
 from .model import Model
@@ -113,6 +115,7 @@ class Experiment(NamedTuple):
     "What a change does."
 
     version: str  # of the champion
+    frauds: int  # of the validation period
     added: list[str]  # features that the champion lacks
     removed: list[str]
     differences: list[Difference]
@@ -121,6 +124,7 @@ class Experiment(NamedTuple):
         changes = [f"+ {name}" for name in self.added] + [f"- {name}" for name in self.removed]
         lines = [
             f"features: {', '.join(changes) or 'none added, none removed'}; on the validation period, champion is version {self.version}",
+            f"{self.frauds:,} frauds{'; so few say little, whatever the intervals' if self.frauds < FEW else ''}",
             "",
         ]
         lines += [f"{'':36} {'champion':>10} {'candidate':>10} {'difference':>11}   95 % interval"]
@@ -140,7 +144,7 @@ def _scored(model: Model, events: Path, folder: Path, split: dict[str, Any]) -> 
     return validation, model.probability(validation.x)
 
 # %% ../nbs/42_experiment.ipynb #1983ebe3
-def experiment(root: Path, n_resamples: int = 200, where: Settings | None = None) -> Experiment:
+def experiment(root: Path, n_resamples: int = 200, where: Settings | None = None, progress: bool = False) -> Experiment:
     """Compare the table of the notebook with the champion, on the validation period of the events in `params.yaml`.
 
     Logged to MLflow as a run `experiment`. Raises `NothingToCompare` before the pipeline's first run, `NoModel` without a champion.
@@ -156,19 +160,24 @@ def experiment(root: Path, n_resamples: int = 200, where: Settings | None = None
         Costs(shared["review_cost"], shared["false_block_cost"], shared["reviews_per_hour"]),
         shared["seed"],
     )
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, tqdm(total=5, desc="experiment", unit=" steps", disable=not progress) as bar:
         features = of_groups(shared["groups"])
         rows, names = Path(temporary) / f"{fingerprint(features)}.parquet", [feature.name for feature in features]
         preprocess(events, rows, features=features, **split)
         parts = read_rows(rows, "train", names), read_rows(rows, "validation", names)
+        bar.update()
         candidate = train(json.loads(best.read_text()), *parts, costs, shared["max_trees"], shared["genuine_rows"], seed, features)
+        bar.update()
         validation, new = _scored(candidate, events, Path(temporary), split)
         _, old = _scored(champion.model, events, Path(temporary), split)
-    differences = ranking_differences(validation, old, new, n_resamples, seed)
-    differences += money_differences(validation, champion.model, candidate, [old, new], costs, n_resamples, seed)
-    differences.append(time_difference(champion.model, candidate, events, seed))
+        bar.update()
+        differences = ranking_differences(validation, old, new, n_resamples, seed)
+        differences += money_differences(validation, champion.model, candidate, [old, new], costs, n_resamples, seed)
+        bar.update()
+        differences.append(time_difference(champion.model, candidate, events, seed))
+        bar.update()
     before, now = set(champion.model.names), set(candidate.names)
-    found = Experiment(champion.version, sorted(now - before), sorted(before - now), differences)
+    found = Experiment(champion.version, int(validation.y.sum()), sorted(now - before), sorted(before - now), differences)
     _log(found, where)
     return found
 

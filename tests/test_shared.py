@@ -7,10 +7,11 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ import pytest
 from conftest import ROOT, Project, several
 from engines import Engine, postgres, redis
 
-from mlops_fraud.deployment.service import COOL, SharedService
+from mlops_fraud.deployment.service import COOL, SharedService, take_over
 from mlops_fraud.ledger import Entry, Ledger, LogFailed, verify_log
 from mlops_fraud.order import Order, Placed
 from mlops_fraud.schemas import COLUMNS, TransactionRequest
@@ -304,6 +305,58 @@ def test_with_a_spool_they_answer_while_the_log_is_away(project: Project, stores
         assert len(list(beside.glob("spooled-*.sqlite"))) == 8
 
 
+def run_with[Found](environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, ask: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
+    "What `ask` finds under the settings of an `environment`."
+    with monkeypatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        settings.cache_clear()
+        try:
+            with ThreadPoolExecutor(1) as pool:  # in this thread a browser's loop may run
+                return pool.submit(asyncio.run, ask()).result()
+        finally:
+            settings.cache_clear()
+
+
+class JustThen(SharedService):
+    "A service that is asked for something just as its spool is about to end."
+
+    late: asyncio.Task[Entry] | None = None
+    last: TransactionRequest
+
+    async def _in_thread(self, work: Callable[..., Any], *given: Any) -> Any:
+        made = await super()._in_thread(work, *given)
+        if work is take_over and self.late is None:
+            self.late = asyncio.create_task(self.decided(self.last))
+            await asyncio.sleep(0)  # it has asked, and nothing is decided yet
+        return made
+
+
+def test_who_asks_as_a_spool_ends_is_in_the_log(project: Project, stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = stores.url("as_it_ends")
+    first, second, last = (
+        TransactionRequest(**{**row, "step": 1, "transaction_id": f"e-{i}"})
+        for i, row in enumerate(project.events[:3].select(COLUMNS).iter_rows(named=True))
+    )
+
+    async def ask() -> list[Entry]:
+        service = JustThen()
+        service.last = last
+        with_log = await service.decided(first)
+        service._drop(sqlite3.OperationalError("the log is away"))
+        without = await service.decided(second)
+        await service._take_over()
+        assert service.late and not service.spool
+        return [with_log, without, await service.late]
+
+    answered = run_with(project.environment(LEDGER=log, BESIDE=str(tmp_path), SPOOL="true"), monkeypatch, ask)
+    ledger = Ledger(log)
+    assert [(entry.request.transaction_id, entry.answer) for entry in ledger.entries()] == [
+        (entry.request.transaction_id, entry.answer) for entry in answered
+    ]
+    ledger.close()
+
+
 class SlowOrder(Order):
     "An order whose answers are a while on their way."
 
@@ -338,13 +391,7 @@ def test_who_was_placed_while_all_began_anew_is_not_answered(
         later = [await service.decided(tx) for tx in requests]  # more than there are positions
         return await asyncio.gather(first, second, return_exceptions=True), later
 
-    with monkeypatch.context() as patch:
-        for name, value in project.environment(LEDGER=stores.url("anew"), BESIDE=str(tmp_path), SPOOL="true").items():
-            patch.setenv(name, value)
-        settings.cache_clear()
-        with ThreadPoolExecutor(1) as pool:  # in this thread a browser's loop may run
-            lost, later = pool.submit(asyncio.run, ask()).result()
-    settings.cache_clear()
+    lost, later = run_with(project.environment(LEDGER=stores.url("anew"), BESIDE=str(tmp_path), SPOOL="true"), monkeypatch, ask)
     stores.log.start()
     assert [type(each) for each in lost] == [LogFailed, LogFailed]
     assert all(NO_LOG in each.answer.encode() for each in later)

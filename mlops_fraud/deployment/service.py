@@ -452,7 +452,7 @@ class SharedService(Service):
         async with self.turn:
             self.spool = None  # who asks now is decided in the next turn
             try:
-                while spool.writing:
+                while spool.arrived or spool.writing:
                     await asyncio.sleep(0.001)
                 await self._in_thread(take_over, log, spool.path, end)
             except BaseException:

@@ -150,7 +150,7 @@ def body() -> None:
     start = PAGE * len(st.session_state.after)
     told = f"{len(ids)} selected, worth {money(float(selected['Amount'].sum()))}. " if ids else ""
     st.caption(
-        f"{told}{n:,} alerts pass the filters, with an expected loss of {money(loss)}; the worst stand first, here {start + 1:,} to {start + rows.height:,}. Keys: T take, F fraud, G genuine, U undo, O open, N next, B back."
+        f"{told}{n:,} alerts pass the filters, with an expected loss of {money(loss)}; the worst stand first, here {start + 1:,} to {start + rows.height:,}, which are what a column's head sorts. Keys: T take, F fraud, G genuine, U undo, O open, N next, B back."
     )
     back, forth, _ = st.columns([1, 1, 4])
     back.button("Back", shortcut="b", disabled=not st.session_state.after, on_click=turn, args=(None,), width="stretch")

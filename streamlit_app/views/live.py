@@ -21,7 +21,7 @@ def stream(now: Told) -> alt.Chart:
         scale=alt.Scale(domain=list(WORDS.values()), range=list(COLOURS.values())),
         legend=alt.Legend(orient="top", title=None),
     )
-    x, y = alt.X("at:T", title=None), alt.Y("per second:Q", title="decisions a second", stack=True)
+    x, y = alt.X("at:T", title="UTC", scale=alt.Scale(type="utc")), alt.Y("per second:Q", title="decisions a second", stack=True)
     return (
         alt.Chart(data)
         .mark_area(interpolate="step-after")

@@ -3,6 +3,7 @@
 import streamlit as st
 from client import ask, ready
 from look import badge, chance, money, page, picture, why
+from texts import verbatim
 
 from mlops_fraud.schemas import TYPES, DecisionResponse
 
@@ -49,7 +50,11 @@ def body() -> None:
     if not asked:
         st.info("Fill in a transaction and press Score. Nothing is counted unless you say so.")
         return
-    show(ask({"step": step, "type": kind, "amount": amount, "nameOrig": sender, "nameDest": recipient}, counted))
+    decision = ask({"step": step, "type": kind, "amount": amount, "nameOrig": sender, "nameDest": recipient}, counted)
+    if counted:
+        id = decision.transaction_id
+        st.page_link("views/transaction.py", label=f"It is in the log as {verbatim(id)}", icon=":material/search:", query_params={"id": id})
+    show(decision)
 
 
 page("Score a transaction", body)
