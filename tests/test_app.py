@@ -308,7 +308,8 @@ def trying_counts_nothing_and_counting_counts_one(page: AppTest) -> None:
     assert "0 transactions" in page.caption[0].value
     page.toggle[0].set_value(True)
     page.button[0].click().run()
-    assert "Expected cost" in " ".join(text.value for text in page.markdown)
+    said = " ".join(text.value for text in page.markdown)
+    assert "Expected cost" in said and "Counted, as `" in said
     page.run()
     assert "1 transactions" in page.caption[0].value
     page.selectbox[0].set_value("CASH_OUT")

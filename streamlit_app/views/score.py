@@ -47,13 +47,19 @@ def body() -> None:
         counted = third.toggle("Count it as a real transaction", help="Off: nothing is logged, and the past stays as it is.")
         asked = st.form_submit_button("Score", type="primary")
     st.caption(f"The past holds {now['events']:,} transactions, up to hour {now['step']}.")
-    if not asked:
+    if asked:
+        st.session_state.scored = None
+        made = ask({"step": step, "type": kind, "amount": amount, "nameOrig": sender, "nameDest": recipient}, counted)
+        st.session_state.scored = made, counted
+    if not st.session_state.get("scored"):
         st.info("Fill in a transaction and press Score. Nothing is counted unless you say so.")
         return
-    decision = ask({"step": step, "type": kind, "amount": amount, "nameOrig": sender, "nameDest": recipient}, counted)
-    if counted:
-        id = decision.transaction_id
-        st.page_link("views/transaction.py", label=f"It is in the log as {verbatim(id)}", icon=":material/search:", query_params={"id": id})
+    decision, in_the_log = st.session_state.scored
+    if in_the_log:
+        words, place = st.columns([4, 1], vertical_alignment="center")
+        words.markdown(f"Counted, as {verbatim(decision.transaction_id)}.")
+        if place.button("Open it", width="stretch"):
+            st.switch_page("views/transaction.py", query_params={"id": decision.transaction_id})
     show(decision)
 
 
