@@ -742,6 +742,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_fraud.explain._money': ('explain.html#_money', 'mlops_fraud/explain.py'),
                                      'mlops_fraud.explain._plural': ('explain.html#_plural', 'mlops_fraud/explain.py'),
                                      'mlops_fraud.explain._times': ('explain.html#_times', 'mlops_fraud/explain.py'),
+                                     'mlops_fraud.explain._times_of': ('explain.html#_times_of', 'mlops_fraud/explain.py'),
                                      'mlops_fraud.explain._words_of': ('explain.html#_words_of', 'mlops_fraud/explain.py'),
                                      'mlops_fraud.explain.explanation': ('explain.html#explanation', 'mlops_fraud/explain.py'),
                                      'mlops_fraud.explain.in_words': ('explain.html#in_words', 'mlops_fraud/explain.py'),

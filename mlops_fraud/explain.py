@@ -64,6 +64,11 @@ def _words_of(unit: str) -> Callable[[float], str]:
 RAISES, LOWERS = "; this raises the risk.", "; this lowers the risk."
 
 
+def _times_of(value: float) -> str:
+    "How many times as much as what is said next: nobody says aloud that something is 1 times something else."
+    return _times(value) if not 0.995 <= value < 1.005 else "exactly" if value == 1 else "about"
+
+
 class Saying:
     "A `feature` as it is said aloud."
 
@@ -71,7 +76,7 @@ class Saying:
         before, place, self.after = feature.sentence.partition("{value}")
         self.before, self.otherwise = _capital(before), _capital(feature.otherwise)
         self.feature, self.unit = feature.name, feature.unit
-        self.words = _words_of(feature.unit) if place else None
+        self.words = (_times_of if self.unit == "times" else _words_of(self.unit)) if place else None
 
     def said(self, value: float | None, end: str = "") -> str:
         "What was seen (None: nothing could be measured), up to the `end` of the sentence."

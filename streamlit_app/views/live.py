@@ -21,7 +21,12 @@ def stream(now: Told) -> alt.Chart:
         scale=alt.Scale(domain=list(WORDS.values()), range=list(COLOURS.values())),
         legend=alt.Legend(orient="top", title=None),
     )
-    x, y = alt.X("at:T", title="UTC", scale=alt.Scale(type="utc")), alt.Y("per second:Q", title="decisions a second", stack=True)
+    hours = now.seconds * len(now.slices) / 3600
+    clock = alt.Axis(format="%d %b %H:%M" if hours > 24 else "%H:%M" if hours > 0.5 else "%H:%M:%S", labelOverlap=True)
+    x, y = (
+        alt.X("at:T", title="UTC", scale=alt.Scale(type="utc"), axis=clock),
+        alt.Y("per second:Q", title="decisions a second", stack=True),
+    )
     return (
         alt.Chart(data)
         .mark_area(interpolate="step-after")
