@@ -725,7 +725,9 @@ async def _swap(service: Service, successor: Scorer) -> None:
     "Let `successor` answer, with all that was decided so far in its past."
     async with service.still():
         previous = service.scorer()
+        decided = list(previous.unlogged.values())
         previous.flush()
+        _count(decided)
         successor.catch_up()
         service.loaded = successor
     previous.ledger.close()
