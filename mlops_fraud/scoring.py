@@ -177,7 +177,10 @@ class Scorer:
         log = Ledger.of(chosen)
         state = kept_state(log, version.model.features) or past(chosen.past, log.beside, version.model.features, log.history)
         scorer = cls(version, state, log, chosen.n_reasons, rules, chosen.hours_ahead, canary_of(version, chosen), away)
-        scorer.keep()
+        try:
+            scorer.keep()
+        except OSError as reason:  # the next start takes longer, and that is all
+            print(f"the past as it is by now could not be kept: {reason}", flush=True)
         scorer.answering = answering  # also what was named and cannot answer
         _warm_up(scorer.champion)
         return scorer

@@ -1,14 +1,16 @@
 """What several tests share: a trained model in a registry of its own, and a running service."""
 
+import asyncio
 import os
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 import pytest
@@ -20,7 +22,8 @@ from mlops_fraud.data.simulator import simulated
 from mlops_fraud.decisions import Costs
 from mlops_fraud.deployment.local import Server, running
 from mlops_fraud.preprocessing import preprocess, read_rows
-from mlops_fraud.settings import Settings, project_root, read_settings
+from mlops_fraud.schemas import COLUMNS, TransactionRequest
+from mlops_fraud.settings import Settings, project_root, read_settings, settings
 from mlops_fraud.training.train import train
 
 ROOT = project_root()
@@ -161,3 +164,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def quiet_mlflow() -> None:
     "No telemetry from tests."
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+def run_with[Found](environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, ask: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
+    "What `ask` finds under the settings of an `environment`."
+    with monkeypatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        settings.cache_clear()
+        try:
+            with ThreadPoolExecutor(1) as pool:  # in this thread a browser's loop may run
+                return pool.submit(asyncio.run, ask()).result()
+        finally:
+            settings.cache_clear()
+
+
+def some(project: Project, n: int) -> list[TransactionRequest]:
+    "Transactions of one hour, with ids."
+    rows = project.events[:n].select(COLUMNS).iter_rows(named=True)
+    return [TransactionRequest(**{**row, "step": 1, "transaction_id": f"e-{i}"}) for i, row in enumerate(rows)]

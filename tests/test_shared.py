@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 import pytest
-from conftest import ROOT, Project, several
+from conftest import ROOT, Project, run_with, several, some
 from engines import Engine, postgres, redis
 
-from mlops_fraud.deployment.service import COOL, SharedService, take_over
+from mlops_fraud.deployment.service import COOL, SharedService, _swap, take_over
 from mlops_fraud.ledger import Entry, Ledger, LogFailed, verify_log
 from mlops_fraud.order import Order, Placed
 from mlops_fraud.schemas import COLUMNS, TransactionRequest
@@ -305,19 +305,6 @@ def test_with_a_spool_they_answer_while_the_log_is_away(project: Project, stores
         assert len(list(beside.glob("spooled-*.sqlite"))) == 8
 
 
-def run_with[Found](environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, ask: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
-    "What `ask` finds under the settings of an `environment`."
-    with monkeypatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        settings.cache_clear()
-        try:
-            with ThreadPoolExecutor(1) as pool:  # in this thread a browser's loop may run
-                return pool.submit(asyncio.run, ask()).result()
-        finally:
-            settings.cache_clear()
-
-
 class JustThen(SharedService):
     "A service that is asked for something just as its spool is about to end."
 
@@ -354,6 +341,72 @@ def test_who_asks_as_a_spool_ends_is_in_the_log(project: Project, stores: Stores
     assert [(entry.request.transaction_id, entry.answer) for entry in ledger.entries()] == [
         (entry.request.transaction_id, entry.answer) for entry in answered
     ]
+    ledger.close()
+
+
+def test_a_spool_that_two_services_find_is_kept_as_it_was(
+    project: Project, stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> int:
+        scorer = Scorer.load()
+        spool = scorer.elsewhere(Ledger(tmp_path / "spool-left.sqlite", scorer.ledger.history))
+        spool.decide_each(some(project, 5))
+        spool.flush()
+        spool.ledger.close()
+        services, log = [SharedService(), SharedService()], Ledger(settings().log)
+        for service in services:  # both have found it at their start
+            await service._take_over_left(log)
+        return len(log)
+
+    found = run_with(project.environment(LEDGER=stores.url("found_twice"), BESIDE=str(tmp_path)), monkeypatch, ask)
+    assert (found, verify_log(tmp_path / "spooled-left.sqlite").decisions, list(tmp_path.glob("spool-*"))) == (5, 5, [])
+
+
+@pytest.mark.parametrize("unreadable", [b"no database" * 1_000, b""])
+def test_a_spool_that_cannot_be_read_keeps_no_other_from_the_log(
+    project: Project, stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: bytes
+) -> None:
+    left = tmp_path / "spool-0.sqlite"
+    left.write_bytes(unreadable)
+    if not unreadable:
+        other = sqlite3.connect(left)
+        other.executescript("PRAGMA user_version = 3; CREATE TABLE decisions (x)")
+        other.close()
+
+    async def ask() -> tuple[Entry, Entry | None]:
+        service = SharedService()
+        first, second = some(project, 2)
+        await service.decided(first)
+        service._drop(sqlite3.OperationalError("away"))
+        spooled = await service.decided(second)
+        await service._take_over()
+        assert not service.spool and left.exists()
+        return spooled, Ledger(settings().log).find("e-1")
+
+    log = stores.url(f"unreadable_{len(unreadable)}")
+    spooled, found = run_with(project.environment(LEDGER=log, BESIDE=str(tmp_path), SPOOL="true"), monkeypatch, ask)
+    assert found and found.answer == spooled.answer
+
+
+def test_a_model_that_changes_while_a_spool_answers_takes_nothing_from_it(
+    project: Project, stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> list[Entry]:
+        service = SharedService()
+        first, *rest, last = some(project, 5)
+        answered = [await service.decided(first)]
+        successor = Scorer.load()  # it began to load before the log went away
+        service._drop(sqlite3.OperationalError("away"))
+        answered.append(await service.decided(rest[0]))
+        await _swap(service, successor)
+        answered += [await service.decided(tx) for tx in rest[1:]]
+        await service._take_over()
+        return [*answered, await service.decided(last)]
+
+    log = stores.url("swapped")
+    answered = run_with(project.environment(LEDGER=log, BESIDE=str(tmp_path), SPOOL="true"), monkeypatch, ask)
+    ledger = Ledger(log)
+    assert [entry.answer for entry in ledger.entries()] == [entry.answer for entry in answered]
     ledger.close()
 
 

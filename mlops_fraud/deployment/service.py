@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BUCKETS', 'METRICS', 'STAGES', 'SECONDS', 'DECIDE', 'BLOCK', 'LOG', 'DECISIONS', 'DECIDED', 'REFUSED', 'EVENTS',
            'BROKEN', 'SPOOLED', 'TWICE', 'SWAPS', 'REST', 'GARBAGE', 'AT_ONCE', 'GROUPS', 'HELP', 'COOL', 'ALONE',
-           'NO_LOG', 'SPOOL', 'SPOOL_DONE', 'RETRY_AFTER', 'Service', 'settle', 'Fenced', 'Asked', 'Spool', 'done',
-           'take_over', 'SharedService', 'service_of_settings', 'LogTaken', 'alone', 'follow', 'successor_of']
+           'NO_LOG', 'SPOOL', 'SPOOL_DONE', 'RETRY_AFTER', 'Service', 'say', 'settle', 'Fenced', 'Asked', 'Spool',
+           'done', 'take_over', 'SharedService', 'service_of_settings', 'LogTaken', 'alone', 'follow', 'successor_of']
 
 # %% ../../nbs/58_service.ipynb #61a4f128
 import asyncio
@@ -27,7 +27,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Hi
 from pydantic import ValidationError
 
 from .messages import CANNOT_LOAD, problem_of
-from ..ledger import Entry, Ledger, LogFailed, Turn
+from ..ledger import Entry, Ledger, LogFailed, OldLedger, Turn
 from ..order import Behind, Order, OrderAway, OrderClosed
 from ..schemas import TransactionRequest, read_request
 from ..scoring import Answering, Refusal, Scorer, new_id
@@ -119,31 +119,33 @@ class Service:
         try:
             return scorer.decide_each(transactions)
         except Exception as reason:  # nobody knows of any; but then the past may be ahead of the log
-            traceback.print_exception(reason)  # clients are only told to send again
             self._drop(reason)
+            say("".join(traceback.format_exception(reason)))  # clients are only told to send again
             raise LogFailed(f"something broke ({reason!r}); send the transaction again") from reason
         finally:
             (DECIDE if len(transactions) == 1 else BLOCK).observe(time.perf_counter() - start)
 
     async def _write(self) -> None:
         "Put on disk what was decided and tell those who wait for it, until nobody waits."
-        while self.waiting:
-            async with self.log:
-                waiting, self.waiting = self.waiting, []
-                try:
-                    await self._write_group()
-                except Exception as reason:
-                    self.waiting += waiting
-                    self._drop(reason)
-                else:
-                    for answer, made in waiting:
-                        if not answer.done():
-                            answer.set_result(made)
-        self.writing = None
+        try:
+            while self.waiting:
+                async with self.log:
+                    waiting, self.waiting = self.waiting, []
+                    try:
+                        await self._write_group()
+                    except Exception as reason:
+                        self.waiting += waiting
+                        self._drop(reason)
+                    else:
+                        for answer, made in waiting:
+                            if not answer.done():
+                                answer.set_result(made)
+        finally:
+            self.writing = None
 
     def _drop(self, reason: Exception) -> None:
         "Begin anew, in a moment: nothing since the last write is promised to anyone, and a new scorer folds the log."
-        print(f"all begins anew from the log: {reason!r}", flush=True)
+        say(f"all begins anew from the log: {reason!r}")
         self.loaded, self.retry_at = None, time.monotonic() + REST
         waiting, self.waiting = self.waiting, []
         _tell([answer for answer, _ in waiting], LogFailed(f"the log cannot be written ({reason}); send the transaction again"))
@@ -152,7 +154,11 @@ class Service:
         start, scorer = time.perf_counter(), self.scorer()
         if not (entries := list(scorer.unlogged.values())):  # all of it was refused, or is in the log
             return
+        known = scorer.ledger.last[0]
         scorer.ledger.insert(entries)
+        if scorer.ledger.sealed[0] != known + len(entries):  # a write that was taken for lost has come through
+            scorer.ledger.give_up()
+            raise LogFailed("the log holds decisions that this past lacks")
         await asyncio.get_running_loop().run_in_executor(self.disk, scorer.ledger.commit)  # others are decided meanwhile
         scorer.logged(entries)
         LOG.observe(time.perf_counter() - start)
@@ -170,7 +176,12 @@ class Service:
             async with self.log:
                 ledger = self.scorer().ledger
                 ledger.check_place()
-                return await asyncio.get_running_loop().run_in_executor(self.disk, work, ledger)
+                working = asyncio.get_running_loop().run_in_executor(self.disk, work, ledger)
+                try:
+                    return await asyncio.shield(working)
+                except asyncio.CancelledError:
+                    await asyncio.wait([working])  # the log is its own until it has ended
+                    raise
         except sqlite3.Error as reason:
             raise LogFailed(f"the log cannot be written ({reason}); say it again") from None
 
@@ -183,6 +194,12 @@ class Service:
         except (LogFailed, *CANNOT_LOAD) as error:
             made = [error if isinstance(each, TransactionRequest) else each for each in read]
         return [each.answer.encode() if isinstance(each, Entry) else _said_of(each) for each in made]
+
+
+def say(words: str) -> None:
+    "Tell whoever runs the service; that their disk is full must not keep it from going on."
+    with suppress(OSError):
+        print(words, flush=True)
 
 
 def _tell(waiting: Sequence[asyncio.Future[Any]], failed: Exception | None = None) -> None:
@@ -274,7 +291,7 @@ class Spool(Service):
 def done(path: Path) -> None:
     "Keep the spool at `path`, which the log has taken over, under another name: it says what clients were told."
     path.rename(path.with_name(path.name.replace(SPOOL, SPOOL_DONE)))
-    path.with_name(f"{path.name}.lock").unlink()
+    _lock_of(path).unlink()
 
 
 def take_over(log: Ledger, path: Path, after: int = 0) -> int:
@@ -287,7 +304,7 @@ def take_over(log: Ledger, path: Path, after: int = 0) -> int:
     if twice:
         TWICE.inc(len(twice))
         some = ", ".join(twice[:3])
-        print(f"{len(twice):,} transactions have another answer in the log than {path.name} gave while it was away: {some}", flush=True)
+        say(f"{len(twice):,} transactions have another answer in the log than {path.name} gave while it was away: {some}")
     return end
 
 
@@ -376,6 +393,9 @@ class SharedService(Service):
         except (LogFailed, *CANNOT_LOAD) as reason:
             _fail(asked, reason)
             return
+        except Exception as reason:  # who asked must be told something
+            _fail(asked, LogFailed(f"something broke ({reason!r}); send the transaction again"))
+            return
         try:
             await self._take_turn(scorer, asked)
         except Exception as reason:
@@ -401,7 +421,7 @@ class SharedService(Service):
                     answering.add_done_callback(self.answering.discard)
                     break
             except OrderAway as reason:
-                print(f"the log says who is first: {reason}", flush=True)
+                say(f"the log says who is first: {reason}")
                 if not isinstance(reason, OrderClosed):
                     self.away_until = time.monotonic() + COOL
             except Behind:
@@ -434,17 +454,26 @@ class SharedService(Service):
         with suppress(sqlite3.Error, OSError):
             log = await self._in_thread(Ledger, settings().log)  # its rows bring their history
             try:
-                await self._take_over_left(log)
                 if self.spool:
                     await self._end_spool(self.spool, log)
+                await self._take_over_left(log)
             finally:
                 log.close()
 
     async def _take_over_left(self, log: Ledger) -> None:
         while self.left:
-            with suppress(LogTaken), alone(self.left[-1]):  # else whose it is lives, and does it
-                await self._in_thread(take_over, log, self.left[-1])
-                done(self.left[-1])
+            path = self.left[-1]
+            with suppress(LogTaken), alone(path):  # else whose it is lives, and does it
+                if path.exists():
+                    try:
+                        await self._in_thread(take_over, log, path)
+                        done(path)
+                    except (OldLedger, sqlite3.DatabaseError) as reason:
+                        if isinstance(reason, sqlite3.OperationalError):  # the log is away again
+                            raise
+                        say(f"{path} cannot be taken over, and stays: {reason}")
+                else:  # another service has just done it
+                    _lock_of(path).unlink(missing_ok=True)
             self.left.pop()
 
     async def _end_spool(self, spool: Spool, log: Ledger) -> None:
@@ -478,6 +507,8 @@ class SharedService(Service):
                 entries = list(scorer.unlogged.values())
                 await self._in_thread(ledger.insert, entries)
                 epoch = await self._reopened(scorer, turn) if self.order else ""
+                if turn.epoch and not self.order:  # under it, others have given away the numbers that were taken now
+                    ledger.set_order("")
                 await self._in_thread(ledger.commit)
             except BaseException:
                 with suppress(sqlite3.Error):
@@ -510,7 +541,8 @@ class SharedService(Service):
             ledger.commit()
             scorer.logged_until(ledger.last[0])
             self.epoch = ""
-            await self._in_thread(ledger.take_turn)
+            if (await self._in_thread(ledger.take_turn)).epoch:
+                raise Fenced("another order was opened meanwhile")
         return True
 
     async def _reopened(self, scorer: Scorer, turn: Turn) -> str:
@@ -521,7 +553,7 @@ class SharedService(Service):
             epoch = await self._ask(self.order.open, scorer.ledger.sealed[0], scorer.state.step if scorer.state.n_events else -1)  # type: ignore[union-attr]
         except OrderAway as reason:
             self.away_until = time.monotonic() + COOL
-            print(f"the log says who is first: {reason}", flush=True)
+            say(f"the log says who is first: {reason}")
             scorer.degrade(ALONE, True)
             return ""
         scorer.ledger.set_order(epoch)
@@ -681,10 +713,14 @@ class LogTaken(Mendable, RuntimeError):
     "Another process decides and writes to the same log."
 
 
+def _lock_of(ledger: Path) -> Path:
+    return ledger.with_name(f"{ledger.name}.lock")
+
+
 def alone(ledger: Path) -> IO[bytes]:
     "A lock on the log at `ledger`, for as long as it is open. Raises `LogTaken`."
     ledger.parent.mkdir(parents=True, exist_ok=True)
-    lock = ledger.with_name(f"{ledger.name}.lock").open("wb")
+    lock = _lock_of(ledger).open("wb")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -708,7 +744,7 @@ async def follow(service: Service, seconds: float) -> None:
             BROKEN.set(0)
         except Exception as reason:  # whatever is wrong with the registry or the successor, the present model goes on answering
             if repr(reason) != complaint:
-                print(f"the present version goes on answering; its successor cannot: {reason}", flush=True)
+                say(f"the present version goes on answering; its successor cannot: {reason}")
             complaint = repr(reason)
             BROKEN.set(1)
 
@@ -724,7 +760,9 @@ def successor_of(current: Scorer | None) -> Scorer | None:
 async def _swap(service: Service, successor: Scorer) -> None:
     "Let `successor` answer, with all that was decided so far in its past."
     async with service.still():
-        previous = service.scorer()
+        if (previous := service.loaded) is None:  # all begins anew, with the new version
+            successor.ledger.close()
+            return
         decided = list(previous.unlogged.values())
         previous.flush()
         _count(decided)
@@ -732,4 +770,4 @@ async def _swap(service: Service, successor: Scorer) -> None:
         service.loaded = successor
     previous.ledger.close()
     SWAPS.inc()
-    print(f"version {successor.champion.version.version} answers from now on", flush=True)
+    say(f"version {successor.champion.version.version} answers from now on")
