@@ -131,8 +131,10 @@ class Experiment(NamedTuple):
         for d in self.differences:
             digits = 4 if abs(d.champion) < 10 else 0
             old, new, more, low, high = (f"{x:,.{digits}f}" for x in (d.champion, d.candidate, d.candidate - d.champion, d.low, d.high))
-            lines.append(f"{d.what:36} {old:>10} {new:>10} {more:>11}   {low} to {high}{'' if d.low <= 0 <= d.high else '  *'}")
-        return "\n".join([*lines, "", "* the interval does not hold zero"])
+            lines.append(
+                f"{d.what:36} {old:>10} {new:>10} {more:>11}   {low} to {high}{'' if d.low <= 0 <= d.high or self.frauds < FEW else '  *'}"
+            )
+        return "\n".join([*lines, *(["", "* the interval does not hold zero"] if self.frauds >= FEW else [])])
 
 # %% ../nbs/42_experiment.ipynb #fb6714b9
 def _scored(model: Model, events: Path, folder: Path, split: dict[str, Any]) -> tuple[Rows, np.ndarray]:

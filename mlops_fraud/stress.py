@@ -224,7 +224,7 @@ def candidates(found: Sequence[Stressed]) -> list[Candidate]:
         precision = min(s.average_precision for s in own.values())
         at_home = own["PaySim"]
         choices.append(Candidate(learned, features, worst.money, worst.scenario, precision, at_home.money, at_home.average_precision))
-    return sorted(choices, key=lambda c: -c.worst_money)
+    return sorted(choices, key=lambda c: (-c.worst_money, -c.worst_precision, -c.paysim_money))
 
 
 def table_of_candidates(choices: Sequence[Candidate]) -> str:

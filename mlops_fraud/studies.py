@@ -210,11 +210,14 @@ def told_apart(found: dict[str, dict[str, Difference]], last: str) -> str:
         for names, how in ((better, "did surely better here than"), (alike, "cannot be told apart from"))
         if names
     ]
-    follows = (
-        "What does as well would do as well: the score is the features' merit more than the method's."
-        if said
-        else f"All others did surely worse than {last}."
-    )
+    if better:
+        follows = f"Then {last} is not the method to take here, or its settings were not found."
+    elif alike:
+        follows = (
+            "As far as an interval is narrow, such a method would do as well: the score is the features' merit more than the method's."
+        )
+    else:
+        follows = f"All others did surely worse than {last}."
     return "\n".join([*lines, "", *(f"Overall, {each}." for each in said), follows])
 
 

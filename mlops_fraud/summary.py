@@ -32,7 +32,7 @@ def model_lines(judged: dict[str, Any]) -> list[str]:
              (("overall", "over all hours"), ("live", "in hours with genuine traffic"), ("busy", "in busy hours")) if f"average_precision_{name}_all" in metrics]  # fmt: skip
     lines = [f"On the last {metrics['events']:,} events, never seen before and with {metrics['frauds']:,} frauds, the model's average precision is {', '.join(ranks)}."]  # fmt: skip
     lines.append(
-        f"Its decisions stop {metrics['money_stopped']:.1%} of the money in fraud with {metrics['alerts']:,} alerts, {metrics['false_alerts']:,} of them false; "
+        f"Its decisions stop {metrics['money_stopped']:.1%} of the money in fraud (both legs of a theft counted) with {metrics['alerts']:,} alerts, {metrics['false_alerts']:,} of them false; "
         f"they cost {metrics['cost']:,.0f} where approving everything costs {metrics['cost_of_approving_all']:,.0f}."
     )
     verdict = "lets it answer" + (", provisionally: so few frauds make no trustworthy figures" if gate["provisional"] else "")
