@@ -865,6 +865,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'mlops_fraud.ledger.Ledger.last_step': ('ledger.html#ledger.last_step', 'mlops_fraud/ledger.py'),
                                     'mlops_fraud.ledger.Ledger.latest_transfers': ( 'ledger.html#ledger.latest_transfers',
                                                                                     'mlops_fraud/ledger.py'),
+                                    'mlops_fraud.ledger.Ledger.look': ('ledger.html#ledger.look', 'mlops_fraud/ledger.py'),
                                     'mlops_fraud.ledger.Ledger.mark': ('ledger.html#ledger.mark', 'mlops_fraud/ledger.py'),
                                     'mlops_fraud.ledger.Ledger.model_versions': ( 'ledger.html#ledger.model_versions',
                                                                                   'mlops_fraud/ledger.py'),

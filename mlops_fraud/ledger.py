@@ -238,6 +238,10 @@ class Ledger:
         at = now()
         self._insert([self._said(entry, at) for entry in entries])
 
+    def look(self) -> None:
+        "Take note of what others wrote: what is inserted next comes behind it."
+        self.last = self.sealed = self._last("decisions")
+
     def check_place(self) -> None:
         "Raises `LogFailed` where the file is no longer the one that was opened: what is written to it now, nobody finds."
         if isinstance(self.where, Path) and _number_of(self.where) != self.file:

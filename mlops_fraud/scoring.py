@@ -187,6 +187,8 @@ class Scorer:
 
     def catch_up(self) -> None:
         "Let the state include what was logged since it last did, here or by the scorer that answered before."
+        if not self.ledger.shared:  # there, whoever writes takes a turn and looks then
+            self.ledger.look()  # before the reading: what comes after may be read, and what was not read comes after
         for block in self.ledger.events(after=self.logged_to, step=self.state.step):
             self.state.fold(block)
             self.logged_to = int(block["sequence"][-1])
