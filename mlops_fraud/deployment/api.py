@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRACED', 'app', 'Explain', 'Key', 'BLOCK', 'AHEAD', 'LONGEST', 'MOST', 'TRANSACTION', 'ANSWER', 'BATCH', 'ANSWERS',
-           'ABOUT', 'KEY', 'lifespan', 'predict', 'what_if', 'ShortWay', 'Lines', 'predict_batch', 'decision',
+           'ABOUT', 'KEYS', 'lifespan', 'predict', 'what_if', 'ShortWay', 'Lines', 'predict_batch', 'decision',
            'feedback', 'model', 'alive', 'ready', 'metrics', 'Split', 'Invocation', 'Predictions', 'mlflow_version',
            'ping', 'invocations', 'with_problem', 'unread', 'documentation']
 
@@ -41,7 +41,7 @@ from .messages import CANNOT_LOAD, NOT_ANSWERED, About, Label, Ready, Record, pr
 from .service import METRICS, REFUSED, SharedService, alone, follow, service_of_settings
 from ..ledger import Entry, IdTaken, LogFailed
 from ..schemas import DecisionResponse, Text, TransactionRequest, read_request
-from ..scoring import REFUSALS
+from ..scoring import REFUSALS, say
 from ..settings import settings
 
 gc.freeze()
@@ -58,7 +58,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         service.scorer()
     except CANNOT_LOAD as reason:
-        print(f"not ready: {reason}", flush=True)
+        say(f"not ready: {reason}")
     app.state.casework = await open_casework(service) if service.loaded else None
     gc.enable()
     tasks = [asyncio.create_task(follow(service, settings().follow_seconds))] if settings().follow_seconds else []
@@ -412,15 +412,15 @@ for kind in (HTTPException, RequestValidationError, *NOT_ANSWERED):
     app.add_exception_handler(kind, with_problem)
 app.add_exception_handler(sqlite3.Error, unread)
 
-KEY = {"X-API-Key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}, "Bearer": {"type": "http", "scheme": "bearer"}}
+KEYS = {"X-API-Key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}, "Bearer": {"type": "http", "scheme": "bearer"}}
 
 
 def documentation() -> dict[str, Any]:
     "The OpenAPI document, with the keys that may be asked for and the content type that problems have."
     if app.openapi_schema is None:
         document = FastAPI.openapi(app)
-        document["components"]["securitySchemes"] = KEY
-        document["security"] = [{}, *({name: []} for name in KEY)]  # none is asked for on this machine alone
+        document["components"]["securitySchemes"] = KEYS
+        document["security"] = [{}, *({name: []} for name in KEYS)]  # none is asked for on this machine alone
         for path, operation in ((path, operation) for path, found in document["paths"].items() for operation in found.values()):
             if path in OPEN:
                 operation["security"] = []

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BUCKETS', 'METRICS', 'STAGES', 'SECONDS', 'DECIDE', 'BLOCK', 'LOG', 'DECISIONS', 'DECIDED', 'REFUSED', 'EVENTS',
            'BROKEN', 'SPOOLED', 'TWICE', 'SWAPS', 'REST', 'GARBAGE', 'AT_ONCE', 'GROUPS', 'HELP', 'COOL', 'ALONE',
-           'NO_LOG', 'SPOOL', 'SPOOL_DONE', 'RETRY_AFTER', 'Service', 'say', 'settle', 'Fenced', 'Asked', 'Spool',
-           'done', 'take_over', 'SharedService', 'service_of_settings', 'LogTaken', 'alone', 'follow', 'successor_of']
+           'NO_LOG', 'SPOOL', 'SPOOL_DONE', 'RETRY_AFTER', 'Service', 'settle', 'Fenced', 'Asked', 'Spool', 'done',
+           'take_over', 'SharedService', 'service_of_settings', 'LogTaken', 'alone', 'follow', 'successor_of']
 
 # %% ../../nbs/58_service.ipynb #61a4f128
 import asyncio
@@ -30,7 +30,7 @@ from .messages import CANNOT_LOAD, problem_of
 from ..ledger import Entry, Ledger, LogFailed, OldLedger, Turn
 from ..order import Behind, Order, OrderAway, OrderClosed
 from ..schemas import TransactionRequest, read_request
-from ..scoring import Answering, Refusal, Scorer, new_id
+from ..scoring import Answering, Refusal, Scorer, new_id, say
 from ..settings import Mendable, Settings, settings
 from ..state import OutOfOrder, late
 
@@ -194,12 +194,6 @@ class Service:
         except (LogFailed, *CANNOT_LOAD) as error:
             made = [error if isinstance(each, TransactionRequest) else each for each in read]
         return [each.answer.encode() if isinstance(each, Entry) else _said_of(each) for each in made]
-
-
-def say(words: str) -> None:
-    "Tell whoever runs the service; that their disk is full must not keep it from going on."
-    with suppress(OSError):
-        print(words, flush=True)
 
 
 def _tell(waiting: Sequence[asyncio.Future[Any]], failed: Exception | None = None) -> None:
