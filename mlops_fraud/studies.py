@@ -31,9 +31,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from xgboost import XGBClassifier
 
-from .experiment import Difference
+from .experiment import Difference, ranking_differences
 from .features import Feature, of_groups
-from .measures import Score, calibration_error, resampled_scores, scores, slices
+from .measures import Score, calibration_error, scores
 from .preprocessing import Rows, Split, after, feasible_delay, joined, read_rows
 from .settings import Mendable
 from .training.fitting import fit, sample_weights, training_sample
@@ -185,15 +185,13 @@ def differences(found: Sequence[Studied], later: Rows, plan: Plan, seed: int) ->
     first: dict[str, Studied] = {}
     for model in found:
         first.setdefault(model.what, model)
-    last, masks = first.pop(found[-1].what), slices(later)
-
-    def beside(model: Studied, name: str) -> Difference:
-        y, step, mask = later.y[masks[name]], later.step[masks[name]], masks[name]
-        old, new = (resampled_scores(y, of.score[mask], step, plan.n_resamples, seed) for of in (last, model))
-        points = [of.scores[name].average_precision for of in (last, model)]
-        return Difference(model.what, *points, *np.quantile(new - old, [0.025, 0.975]))
-
-    return {what: {name: beside(model, name) for name in TOLD_APART if name in masks} for what, model in first.items()}
+    last = first.pop(found[-1].what)
+    added = {}
+    for what, model in first.items():
+        every = ranking_differences(later, last.score, model.score, plan.n_resamples, seed)
+        by_slice = {each.what.removeprefix("average precision, "): each for each in every}
+        added[what] = {name: by_slice[name] for name in TOLD_APART if name in by_slice}
+    return added
 
 
 def told_apart(found: dict[str, dict[str, Difference]], last: str) -> str:
